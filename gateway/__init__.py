@@ -1,0 +1,1 @@
+"""The Agentline gateway: the server between phones and AI agents."""

@@ -1,0 +1,1 @@
+"""Pushing a finished turn to the devices of its user."""
