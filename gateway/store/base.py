@@ -1,0 +1,143 @@
+"""The store: the truth about threads, turns, messages and approvals.
+
+Every method is one transaction. Cancelling a call leaves the transaction either committed or undone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from gateway.store.records import (
+    Accepted,
+    Approval,
+    Checkpoint,
+    Message,
+    NewTurn,
+    Outcome,
+    Segment,
+    Thread,
+    ThreadSummary,
+    Turn,
+)
+
+
+class StoreUnavailable(Exception):
+    """The database cannot be reached, or refuses to work; what was asked for did not happen."""
+
+
+class IdConflict(Exception):
+    """The client's id was used before with other content, thread, agent or attachments."""
+
+
+class WrongAgent(Exception):
+    """The thread belongs to another agent, which `agent` names."""
+
+    def __init__(self, agent: str) -> None:
+        super().__init__(agent)
+        self.agent = agent
+
+
+class QueueFull(Exception):
+    """As many turns wait in the thread as may."""
+
+
+class Store(Protocol):
+    """All methods raise `StoreUnavailable` when the database does not answer."""
+
+    async def accept(self, new: NewTurn) -> Accepted:
+        """Commit a user's message and its turn; make the thread if the user has none of that id.
+
+        The turn is `running` (with `start` = the thread's head) if no other turn of the thread is running or
+        queued, else `queued`. The same `client_id` of the same user again gives the first turn as
+        `duplicate` and changes nothing, however many calls come at once, from however many processes: a unique
+        constraint decides, not a look beforehand.
+
+        Raises:
+            IdConflict, WrongAgent, QueueFull: nothing was stored. A duplicate is never refused as QueueFull.
+        """
+        ...
+
+    async def checkpoint(self, batch: Sequence[Checkpoint]) -> None:
+        """Make events, sessions and approvals durable, and move the heads of their threads. One transaction."""
+        ...
+
+    async def finish(self, outcome: Outcome) -> Turn | None:
+        """End a running turn: its state, its answer's message, the rest of its log.
+
+        Returns the turn that is now running in its place (`start` = the thread's new head), if one waited
+        and `start_next`.
+
+        Raises:
+            LookupError: the turn is not running; nothing was stored.
+        """
+        ...
+
+    async def cancel_queued(self, thread_key: int, turn_id: str | None, at: int) -> list[Turn]:
+        """Make queued turns of the thread (one, or all) `cancelled`, each with an empty answer; returns them."""
+        ...
+
+    async def start_next(self, thread_key: int, at: int) -> Turn | None:
+        """Make the first queued turn running if none is."""
+        ...
+
+    async def running(self) -> list[tuple[Thread, Turn]]:
+        """Every turn that the store holds as running."""
+        ...
+
+    async def waiting(self) -> list[Thread]:
+        """Every thread that has queued turns but no running one."""
+        ...
+
+    async def segments(self, thread_key: int, after: int, limit: int) -> list[Segment]:
+        """At most `limit` segments that hold events behind offset `after`, in order."""
+        ...
+
+    async def trim(self, finished_before: int, limit: int) -> int:
+        """Forget segments all of whose events belong to turns that ended before that time; at most `limit` rows.
+
+        Returns how many went. A thread's newest segments stay contiguous: only a prefix goes.
+        """
+        ...
+
+    async def thread(self, user_id: str, thread_id: str) -> Thread | None: ...
+
+    async def thread_by_key(self, thread_key: int) -> Thread | None: ...
+
+    async def threads(self, user_id: str, *, agent: str | None, before: int | None, limit: int) -> list[ThreadSummary]:
+        """Newest first by `updated_at`; `before` is an `updated_at`, exclusive."""
+        ...
+
+    async def summary(self, user_id: str, thread_id: str) -> ThreadSummary | None: ...
+
+    async def rename(self, user_id: str, thread_id: str, title: str) -> Thread | None: ...
+
+    async def delete(self, user_id: str, thread_id: str) -> bool:
+        """Delete the thread with all that belongs to it."""
+        ...
+
+    async def messages(
+        self, thread_key: int, *, before: int | None = None, after: int | None = None, limit: int
+    ) -> list[Message]:
+        """Messages of turns that are not queued, oldest first: the last `limit` before position `before` (or the
+        very last), or the first `limit` behind position `after`."""
+        ...
+
+    async def message(self, thread_key: int, message_id: str) -> Message | None: ...
+
+    async def turn(self, user_id: str, turn_id: str) -> tuple[Thread, Turn] | None: ...
+
+    async def open_turns(self, thread_key: int) -> list[Turn]:
+        """The running turn and the queued ones, in order."""
+        ...
+
+    async def mark_read(self, user_id: str, thread_id: str, message_id: str) -> bool | None:
+        """Move the read mark up to the message; it never moves back. None: no such thread or message of this
+        user. Else whether it moved."""
+        ...
+
+    async def approval(self, user_id: str, approval_id: str) -> Approval | None: ...
+
+    async def ping(self) -> None:
+        """Do a trivial read."""
+        ...

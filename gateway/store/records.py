@@ -1,0 +1,163 @@
+"""What goes into the store and what comes out: plain values, no I/O.
+
+All times are whole milliseconds since 1970 UTC. JSON columns hold JSON values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, TypeAlias
+
+import msgspec
+
+TurnStatus: TypeAlias = Literal["queued", "running", "completed", "cancelled", "failed", "interrupted"]
+
+
+class Thread(msgspec.Struct, frozen=True, kw_only=True):
+    key: int
+    """The store's own name of the thread, unique over all users; never leaves the gateway."""
+    user_id: str
+    thread_id: str
+    agent: str
+    title: str
+    epoch: int
+    head: int
+    """Offset of the last durable event; 0 is the place before the first."""
+    session: Mapping[str, Any] | None
+    created_at: int
+    updated_at: int
+
+
+class Turn(msgspec.Struct, frozen=True, kw_only=True):
+    key: int
+    turn_id: str
+    thread_key: int
+    number: int
+    """1, 2, 3, … within the thread, in the order of acceptance."""
+    agent: str
+    status: TurnStatus
+    client_id: str | None
+    message_id: str
+    """The user's message."""
+    answer_id: str
+    """The answer's message id, fixed when the turn is accepted; the message exists once the turn has ended."""
+    content: str
+    """The user's message."""
+    attachments: Sequence[Any]
+    start: int | None
+    """Offset just before the turn's first event; None while it is queued."""
+    retry_of: str | None
+    created_at: int
+    started_at: int | None
+    finished_at: int | None
+    stop_reason: str | None
+    usage: Mapping[str, int] | None
+    error: Mapping[str, Any] | None
+    duration_ms: int | None
+
+
+class NewTurn(msgspec.Struct, frozen=True, kw_only=True):
+    """A message that a user wants to send."""
+
+    user_id: str
+    agent: str
+    thread_id: str
+    client_id: str | None
+    turn_id: str
+    message_id: str
+    answer_id: str
+    content: str
+    attachments: Sequence[Any] = ()
+    retry_of: str | None = None
+    epoch: int
+    """The epoch that the thread gets if it is new."""
+    title: str
+    """The title that the thread gets if it is new."""
+    queue_limit: int
+    """How many turns may wait behind the running one. 0: only start at once, never wait."""
+    at: int
+
+
+class Accepted(msgspec.Struct, frozen=True, kw_only=True):
+    thread: Thread
+    turn: Turn
+    """The stored turn; the earlier one if `duplicate`."""
+    duplicate: bool
+    created_thread: bool
+    queued: int
+    """Turns ahead of this one that have not ended, the running one included; 0 if it is running or has ended."""
+
+
+class Segment(msgspec.Struct, frozen=True, kw_only=True):
+    """Adjacent events of one thread's log, as encoded by the event log."""
+
+    first: int
+    """Offset of the first event."""
+    last: int
+    """Offset of the last event, inclusive."""
+    events: bytes
+
+
+class Approval(msgspec.Struct, frozen=True, kw_only=True):
+    approval_id: str
+    thread_id: str
+    turn_id: str
+    request: Mapping[str, Any]
+    decision: str | None
+    by: str | None
+    text: str | None
+    created_at: int
+    expires_at: int
+    resolved_at: int | None
+
+
+class Checkpoint(msgspec.Struct, frozen=True, kw_only=True):
+    """What happened in one thread since its last checkpoint."""
+
+    thread_key: int
+    segment: Segment | None
+    session: Mapping[str, Any] | None = None
+    """None leaves the stored one as it is."""
+    approvals: Sequence[Approval] = ()
+    """New or changed ones, each as it stands now."""
+
+
+class Outcome(msgspec.Struct, frozen=True, kw_only=True):
+    """The end of a turn."""
+
+    turn_id: str
+    status: Literal["completed", "cancelled", "failed", "interrupted"]
+    content: str
+    stop_reason: str | None
+    usage: Mapping[str, int] | None
+    error: Mapping[str, Any] | None
+    duration_ms: int
+    at: int
+    checkpoint: Checkpoint
+    """All that was not yet durable, up to and with the `done` event."""
+    epoch: int | None = None
+    """A new epoch for the thread: every older segment goes, and offsets count on from `checkpoint`."""
+    start_next: bool = True
+    """Whether the next queued turn of the thread becomes the running one in the same transaction."""
+
+
+class Message(msgspec.Struct, frozen=True, kw_only=True):
+    message_id: str
+    turn_id: str
+    position: int
+    """Orders the messages of a thread: 2 × turn number for the user's, one more for the answer."""
+    role: Literal["user", "assistant"]
+    content: str
+    attachments: Sequence[Any]
+    status: TurnStatus | None
+    """An answer's: how its turn ended. None for a user's message."""
+    created_at: int
+
+
+class ThreadSummary(msgspec.Struct, frozen=True, kw_only=True):
+    thread: Thread
+    last_message: Message | None
+    running: bool
+    unread: int
+    """Answers behind the read mark."""
+    read_message_id: str | None
