@@ -1,20 +1,20 @@
 """Everything that the gateway refuses, as one tree. Each class knows how it looks to a client.
 
-    GatewayError
-    ├── BadFrame            bad_frame          a frame or a body that does not fit the contract
-    ├── Unauthorized        unauthorized       no token, a bad one, or a frame before `ready`
-    ├── Forbidden           forbidden          this user may not
-    ├── NotFound            not_found          unknown, or another user's: the same answer
-    ├── NoSuchAgent         no_such_agent      no agent of that name
-    ├── IdConflict          id_conflict        the id was used for something else
-    ├── WrongAgent          wrong_agent        the thread belongs to another agent
-    ├── NotRetryable        not_retryable      the turn is not over, or it succeeded
-    ├── Busy                busy               a turn runs and none may wait behind it
-    │   └── QueueFull                          as many turns wait in the thread as may
-    ├── LimitExceeded       limit_exceeded     more of something than one connection may have
-    ├── AgentUnavailable    agent_unavailable  the agent is not configured; the reason is for the operator
-    ├── Draining            draining           this server is about to stop; another one takes new messages
-    └── StoreUnavailable    unavailable        the database does not answer
+GatewayError
+├── BadFrame            bad_frame          a frame or a body that does not fit the contract
+├── Unauthorized        unauthorized       no token, a bad one, or a frame before `ready`
+├── Forbidden           forbidden          this user may not
+├── NotFound            not_found          unknown, or another user's: the same answer
+├── NoSuchAgent         no_such_agent      no agent of that name
+├── IdConflict          id_conflict        the id was used for something else
+├── WrongAgent          wrong_agent        the thread belongs to another agent
+├── NotRetryable        not_retryable      the turn is not over, or it succeeded
+├── Busy                busy               a turn runs and none may wait behind it
+│   └── QueueFull                          as many turns wait in the thread as may
+├── LimitExceeded       limit_exceeded     more of something than one connection may have
+├── AgentUnavailable    agent_unavailable  the agent is not configured; the reason is for the operator
+├── Draining            draining           this server is about to stop; another one takes new messages
+└── StoreUnavailable    unavailable        the database does not answer
 """
 
 from __future__ import annotations

@@ -378,29 +378,10 @@ class Done(LoggedFrame, tag="done"):
 
 
 Event: TypeAlias = (
-    UserMessage
-    | Message
-    | Reset
-    | Reasoning
-    | ToolCall
-    | ToolResult
-    | ApprovalRequest
-    | ApprovalResolved
-    | Done
+    UserMessage | Message | Reset | Reasoning | ToolCall | ToolResult | ApprovalRequest | ApprovalResolved | Done
 )
 AnyServerFrame: TypeAlias = (
-    Event
-    | Ready
-    | Accepted
-    | Typing
-    | Attached
-    | Snapshot
-    | Detached
-    | Read
-    | ThreadUpdated
-    | Error
-    | Pong
-    | Goodbye
+    Event | Ready | Accepted | Typing | Attached | Snapshot | Detached | Read | ThreadUpdated | Error | Pong | Goodbye
 )
 
 Sized = TypeVar("Sized", UserMessage, Reset, ToolCall, ToolResult, ApprovalRequest, Done)

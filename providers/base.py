@@ -26,9 +26,7 @@ __all__ = [
 ]
 
 Capability: TypeAlias = Literal["reasoning", "tools", "approvals", "steer", "sessions", "attachments"]
-CAPABILITIES: frozenset[str] = frozenset(
-    ("reasoning", "tools", "approvals", "steer", "sessions", "attachments")
-)
+CAPABILITIES: frozenset[str] = frozenset(("reasoning", "tools", "approvals", "steer", "sessions", "attachments"))
 
 
 @dataclass(frozen=True, slots=True)

@@ -103,13 +103,5 @@ class Completed(msgspec.Struct, frozen=True, gc=False):
 
 
 Event: TypeAlias = (
-    TextDelta
-    | TextReset
-    | ReasoningDelta
-    | ToolCall
-    | ToolResult
-    | SessionUpdated
-    | Usage
-    | Progress
-    | Completed
+    TextDelta | TextReset | ReasoningDelta | ToolCall | ToolResult | SessionUpdated | Usage | Progress | Completed
 )

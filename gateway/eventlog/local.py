@@ -20,6 +20,8 @@ CHECKPOINT_SECONDS = 0.25
 """Between two checkpoints. With the time that writing takes, what is durable is at most half a second old."""
 EVENTS_IN_MEMORY = 10_000
 """Per log with a running turn; what is older and durable is read from the store."""
+EVENTS_AT_REST = 256
+"""Per log without a running turn: what followers have perhaps not shown yet."""
 PAGE_SEGMENTS = 32
 """Segments read from the store at once for a follower that is far behind."""
 
@@ -136,9 +138,7 @@ class LocalEventLog:
         if last is not None:
             events = [*events, last]
         first = log.durable + 1
-        segment = (
-            Segment(first=first, last=log.durable + len(events), events=encode_events(events)) if events else None
-        )
+        segment = Segment(first=first, last=log.durable + len(events), events=encode_events(events)) if events else None
         return Checkpoint(
             thread_key=log.key, segment=segment, session=log.session, approvals=tuple(log.approvals.values())
         )
@@ -152,7 +152,7 @@ class LocalEventLog:
         for approval in checkpoint.approvals:
             if log.approvals.get(approval.approval_id) is approval:
                 del log.approvals[approval.approval_id]
-        log.forget(keep=EVENTS_IN_MEMORY if log.running is not None else 0)
+        log.forget(keep=EVENTS_IN_MEMORY if log.running is not None else EVENTS_AT_REST)
         if log.durable >= log.head and log.session is None and not log.approvals:
             self._dirty.discard(log)
             self._drop_if_unused(log)

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 from gateway.eventlog.position import Position
 from gateway.protocol import Event, encode
 from gateway.store.records import Approval
+from gateway.view import TurnView
 
 
 class Follower(Protocol):
@@ -15,6 +16,21 @@ class Follower(Protocol):
 
     def wake(self) -> None:
         """Called after every append; must return at once and not raise."""
+
+
+class RunningTurn(Protocol):
+    """What readers of a log may ask of the turn that runs in it."""
+
+    @property
+    def turn_id(self) -> str: ...
+
+    @property
+    def start(self) -> int:
+        """Offset just before the turn's first event."""
+
+    @property
+    def view(self) -> TurnView:
+        """The sum of its events up to the head."""
 
 
 class ThreadLog:
@@ -52,8 +68,8 @@ class ThreadLog:
         self.durable = head
         """Offset up to which the store has the events."""
         self.events: list[Event] = []
-        self.running: Any = None
-        """What runs in this thread now: the engine's record of the turn, or None."""
+        self.running: RunningTurn | None = None
+        """The turn that runs in this thread now."""
         self.turns_started = 0
         """Counts up when a turn starts or ends here, so that a reader of several things can tell whether they
         belong together."""
