@@ -62,7 +62,9 @@ class StaticTokens:
     """One fixed token per user. The user `owner` has the owner's rights."""
 
     def __init__(self, tokens: Mapping[str, str | SecretStr]) -> None:
-        self._users = tuple((_digest(_plain(token)), Identity(user, owner=user == OWNER)) for user, token in tokens.items())
+        self._users = tuple(
+            (_digest(_plain(token)), Identity(user, owner=user == OWNER)) for user, token in tokens.items()
+        )
 
     def authenticate(self, token: str) -> Identity | None:
         """As in `Authenticator`. How long it takes tells nothing about any token, nor which user's it is."""

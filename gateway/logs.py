@@ -10,8 +10,9 @@ from __future__ import annotations
 import logging
 import sys
 import traceback
-from asyncio import AbstractEventLoop
+from asyncio import AbstractEventLoop, Task
 from collections.abc import Iterator, Mapping, MutableMapping
+from pathlib import PurePath
 from types import TracebackType
 from typing import Any, Literal, TextIO
 
@@ -42,6 +43,7 @@ def configure_logs(
     structlog.configure(
         processors=[
             structlog.stdlib.filter_by_level,
+            _plain_arguments,
             structlog.stdlib.PositionalArgumentsFormatter(),
             *shared,
             structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
@@ -50,19 +52,17 @@ def configure_logs(
         wrapper_class=structlog.stdlib.BoundLogger,
         cache_logger_on_first_use=False,
     )
-    renderer: structlog.typing.Processor = (
-        structlog.dev.ConsoleRenderer(colors=out.isatty()) if console else structlog.processors.JSONRenderer()
+    rendering: list[structlog.typing.Processor] = (
+        [_as_text, structlog.dev.ConsoleRenderer(colors=out.isatty())]
+        if console
+        else [structlog.processors.JSONRenderer()]
     )
     handler = logging.StreamHandler(out)
     handler.addFilter(_redact)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,
-            processors=[
-                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-                _as_text if console else _as_list,
-                renderer,
-            ],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *rendering],
         )
     )
     root = logging.getLogger()
@@ -86,7 +86,7 @@ def configure_logs(
 def log_loop_exception(loop: AbstractEventLoop, context: Mapping[str, Any]) -> None:
     """An event loop's exception handler: what asyncio's own says, without the exception's text or an object's repr."""
     subject = context.get("future") or context.get("task") or context.get("handle")
-    name = subject.get_name() if hasattr(subject, "get_name") else type(subject).__name__
+    name = subject.get_name() if isinstance(subject, Task) else type(subject).__name__
     structlog.get_logger("gateway.loop").error(
         "loop_exception", message=context.get("message"), subject=name, exc_info=context.get("exception")
     )
@@ -125,9 +125,7 @@ def _frames(error: BaseException) -> list[str]:
     return walked[-_FRAMES:]
 
 
-def _without_exception_text(
-    logger: Any, method: str, event_dict: MutableMapping[str, Any]
-) -> MutableMapping[str, Any]:
+def _without_exception_text(logger: Any, method: str, event_dict: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     error = _exception(event_dict.pop("exc_info", None))
     event_dict.pop("stack_info", None)
     for key, value in event_dict.items():
@@ -148,17 +146,25 @@ def _exception(exc_info: Any) -> BaseException | None:
             return sys.exception() if exc_info else None
 
 
+def _plain_arguments(logger: Any, method: str, event_dict: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    if "positional_args" in event_dict:
+        event_dict["positional_args"] = tuple(_plain(item) for item in event_dict["positional_args"])
+    return event_dict
+
+
 def _plain(value: Any) -> Any:
-    """The value with every exception in it replaced by its type's name."""
+    """The value made of JSON values. An exception, or any object whose `repr` may show anything, is its type's name."""
     match value:
-        case BaseException():
-            return type(value).__qualname__
+        case None | str() | int() | float():
+            return value
+        case PurePath():
+            return str(value)
         case list() | tuple() | set() | frozenset():
             return [_plain(item) for item in value]
         case dict():
-            return {key: _plain(item) for key, item in value.items()}
+            return {str(key): _plain(item) for key, item in value.items()}
         case _:
-            return value
+            return type(value).__qualname__
 
 
 def _redact(record: logging.LogRecord) -> bool:
@@ -178,10 +184,6 @@ def _argument(logger: str, value: object) -> object:
     if isinstance(value, str) and logger.startswith("uvicorn"):
         return value.partition("?")[0]  # it logs the paths of WebSockets with their query, whatever access_log says
     return value
-
-
-def _as_list(logger: Any, method: str, event_dict: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    return event_dict
 
 
 def _as_text(logger: Any, method: str, event_dict: MutableMapping[str, Any]) -> MutableMapping[str, Any]:

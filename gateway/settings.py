@@ -154,7 +154,7 @@ class LimitSettings(_Group):
     client_frame_bytes: Bytes = 256 * 1024
     server_frame_bytes: Bytes = 512 * 1024
     """Sockets of iOS refuse frames over 1 MiB."""
-    queue: int = Field(8, ge=0, le=1000)
+    queue: int = Field(default=8, ge=0, le=1000)
     """How many turns may wait in a thread behind the running one."""
 
 
@@ -193,7 +193,7 @@ class NtfySettings(_Group):
 
 class PushSettings(_Group):
     policy: Literal["unseen", "always", "never"] = "unseen"
-    grace_seconds: float = Field(3, ge=0, allow_inf_nan=False)
+    grace_seconds: float = Field(default=3, ge=0, allow_inf_nan=False)
     apns: ApnsSettings | None = None
     fcm: FcmSettings | None = None
     webpush: WebPushSettings | None = None
@@ -205,8 +205,8 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
-    host: str = Field("127.0.0.1", min_length=1)
-    port: int = Field(8080, ge=0, le=65535)
+    host: str = Field(default="127.0.0.1", min_length=1)
+    port: int = Field(default=8080, ge=0, le=65535)
     """0 picks a free one."""
     state_dir: Path = Path("~/.agentline")
     database_url: SecretStr | None = None
@@ -222,7 +222,7 @@ class Settings(BaseSettings):
     """A socket that takes no frame for this long is dropped."""
     auth_seconds: Seconds = 10
     """How long a socket may take to show its token."""
-    drain_seconds: float = Field(30, ge=0, allow_inf_nan=False)
+    drain_seconds: float = Field(default=30, ge=0, allow_inf_nan=False)
     """How long running turns may go on once the gateway is asked to stop."""
     lease_seconds: Seconds = 10
     agents: dict[str, AgentSettings] = Field(default_factory=dict, validate_default=True)
@@ -236,7 +236,12 @@ class Settings(BaseSettings):
 
     @classmethod
     def settings_customise_sources(
-        cls, settings_cls: type[BaseSettings], init_settings: PydanticBaseSettingsSource, **others: Any
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Only what is given: `gateway.configuration` does the reading, with the names and sources at hand."""
         return (init_settings,)
