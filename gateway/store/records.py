@@ -62,6 +62,9 @@ class NewTurn(msgspec.Struct, frozen=True, kw_only=True):
     user_id: str
     agent: str
     thread_id: str
+    thread_chosen_by_client: bool = True
+    """False: `thread_id` is the server's fresh choice, because the client named none. A client that repeats such a
+    send lets the server choose anew, or names the thread that was chosen; both are duplicates."""
     client_id: str | None
     turn_id: str
     message_id: str
@@ -145,7 +148,7 @@ class Message(msgspec.Struct, frozen=True, kw_only=True):
     message_id: str
     turn_id: str
     position: int
-    """Orders the messages of a thread: 2 × turn number for the user's, one more for the answer."""
+    """Orders the messages of a thread: 2 * turn number for the user's, one more for the answer."""
     role: Literal["user", "assistant"]
     content: str
     attachments: Sequence[Any]
