@@ -5,6 +5,7 @@ providers.Event → Answer.apply → ThreadLog.append (which wakes the followers
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -64,6 +65,13 @@ class Answer:
     def content(self) -> str:
         """The answer's text so far."""
         return "".join(["".join(pieces) for _, pieces in self._items])
+
+    def restore(self, events: Sequence[protocol.Event]) -> None:
+        """Take up what an earlier process had logged of this turn."""
+        for event in events:
+            self.view.apply(event)
+        self._items = [("", [self.view.content])]
+        self._open_calls = dict.fromkeys(c for c, tool in self.view.tools.items() if tool["status"] == "running")
 
     def apply(self, event: Event) -> None:
         """Take one event of the provider.

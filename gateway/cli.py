@@ -10,7 +10,6 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Sequence
-from importlib import metadata
 from typing import TextIO
 
 import structlog
@@ -19,18 +18,11 @@ from gateway.auth import OwnerTokenError, owner_token, token_url
 from gateway.configuration import load_dotenv_for_libraries, load_settings
 from gateway.logs import configure_logs, describe_exception
 from gateway.settings import Settings, SettingsError
+from gateway.version import version
 
-__all__ = ["main", "version"]
+__all__ = ["main"]
 
 log = structlog.get_logger(__name__)
-
-
-def version() -> str:
-    """The installed version; `unknown` when run from a tree that is not installed."""
-    try:
-        return metadata.version("agentline")
-    except metadata.PackageNotFoundError:
-        return "unknown"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -48,6 +48,8 @@ class GatewayError(Exception):
 
 class BadFrame(GatewayError):
     code, status = "bad_frame", 400
+    id: str | None = None
+    """The client's own id of the message at fault, if it could be read."""
 
 
 class Unauthorized(GatewayError):
@@ -107,7 +109,13 @@ class Draining(GatewayError):
 
 
 class StoreUnavailable(GatewayError):
+    """`reason` is for the operator."""
+
     code, status, retryable = "unavailable", 503, True
 
-    def __init__(self, message: str = "the database does not answer: nothing was changed, try again") -> None:
-        super().__init__(message)
+    def __init__(self, reason: str = "the database does not answer") -> None:
+        super().__init__("the server cannot reach its database: nothing was changed, try again")
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return self.reason

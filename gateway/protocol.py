@@ -157,7 +157,11 @@ def decode(text: str) -> AnyClientFrame:
     if not isinstance(kind, str) or kind not in CLIENT_FRAMES:
         problem = "is missing" if kind is None else "is not known"
         raise BadFrame(f"type: {problem}; expected one of {', '.join(CLIENT_FRAMES)}", field="type")
-    frame = validate(CLIENT_FRAMES[kind], value)
+    try:
+        frame = validate(CLIENT_FRAMES[kind], value)
+    except BadFrame as error:
+        error.id = client_id if isinstance(client_id := value.get("id"), str) else None
+        raise
     if isinstance(frame, Cancel) and (frame.thread_id is None) == (frame.turn_id is None):
         raise BadFrame("cancel: expected either thread_id or turn_id", field="turn_id")
     return frame
@@ -360,6 +364,17 @@ class ApprovalRequest(LoggedFrame, tag="approval_request"):
 
 
 class ApprovalResolved(LoggedFrame, tag="approval_resolved"):
+    approval_id: str
+    decision: str
+    by: str | None
+
+
+class StandingDecision(Frame, tag="approval_resolved"):
+    """The `approval_resolved` that stands, as the answer to a late decision. Not logged a second time, so it names no
+    place: a client that kept its cursor would go back in the log."""
+
+    thread_id: str
+    turn_id: str
     approval_id: str
     decision: str
     by: str | None

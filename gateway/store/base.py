@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
+from gateway.errors import IdConflict, QueueFull, StoreUnavailable, WrongAgent
 from gateway.store.records import (
     Accepted,
     Approval,
@@ -21,25 +22,7 @@ from gateway.store.records import (
     Turn,
 )
 
-
-class StoreUnavailable(Exception):
-    """The database cannot be reached, or refuses to work; what was asked for did not happen."""
-
-
-class IdConflict(Exception):
-    """The client's id was used before with other content, thread, agent or attachments."""
-
-
-class WrongAgent(Exception):
-    """The thread belongs to another agent, which `agent` names."""
-
-    def __init__(self, agent: str) -> None:
-        super().__init__(agent)
-        self.agent = agent
-
-
-class QueueFull(Exception):
-    """As many turns wait in the thread as may."""
+__all__ = ["IdConflict", "QueueFull", "Store", "StoreUnavailable", "WrongAgent"]
 
 
 class Store(Protocol):

@@ -155,6 +155,8 @@ class Message(msgspec.Struct, frozen=True, kw_only=True):
     status: TurnStatus | None
     """An answer's: how its turn ended. None for a user's message."""
     created_at: int
+    retried: bool
+    """Whether a later turn is a retry of this one's turn."""
 
 
 class ThreadSummary(msgspec.Struct, frozen=True, kw_only=True):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Select, Table, and_, case, select
+from sqlalchemy import Connection, Select, Table, and_, case, exists, select
 from sqlalchemy.dialects import postgresql, sqlite
 
 from gateway.store.records import Approval, Message, Segment, Thread, Turn
@@ -22,6 +22,7 @@ TURNS_WITH_MESSAGE = turns.join(
 MESSAGES_WITH_TURN = messages.join(
     turns, and_(turns.c.thread_key == messages.c.thread_key, turns.c.number == messages.c.position // 2)
 )
+_retries = turns.alias("retries")
 IS_ANSWER = messages.c.position % 2 == 1
 MESSAGE = (
     messages.c.message_id,
@@ -31,6 +32,7 @@ MESSAGE = (
     messages.c.attachments,
     case((IS_ANSWER, turns.c.status)).label("status"),
     messages.c.created_at,
+    exists().where(_retries.c.retry_of == turns.c.turn_id).label("retried"),
 )
 APPROVAL = tuple((threads if name == "thread_id" else approvals).c[name] for name in Approval.__struct_fields__)
 
@@ -60,7 +62,7 @@ def segment_of(row: Sequence[Any]) -> Segment:
 
 
 def message_of(row: Sequence[Any]) -> Message:
-    message_id, turn_id, position, content, attachments, status, created_at = row
+    message_id, turn_id, position, content, attachments, status, created_at, retried = row
     return Message(
         message_id=message_id,
         turn_id=turn_id,
@@ -70,6 +72,7 @@ def message_of(row: Sequence[Any]) -> Message:
         attachments=attachments or (),
         status=status,
         created_at=created_at,
+        retried=bool(retried),
     )
 
 

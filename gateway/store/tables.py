@@ -108,6 +108,7 @@ turns = Table(
         postgresql_where=text("finished_at IS NULL"),
     ),
     Index(None, "finished_at"),
+    Index(None, "retry_of"),
 )
 
 messages = Table(

@@ -83,6 +83,7 @@ def upgrade() -> None:
         postgresql_where=sa.text("finished_at IS NULL"),
     )
     op.create_index("ix_turns_finished_at", "turns", ["finished_at"])
+    op.create_index("ix_turns_retry_of", "turns", ["retry_of"])
     op.create_table(
         "messages",
         sa.Column("thread_key", KEY, nullable=False),
