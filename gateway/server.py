@@ -194,6 +194,8 @@ class GatewayServer(uvicorn.Server):
         except TimeoutError:
             self.drain_result = "timeout"
             log.error("shutdown_timeout")
+        finally:
+            self._stopping = None
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -223,7 +225,7 @@ class GatewayServer(uvicorn.Server):
     def _force(self) -> None:
         if self._forced is not None:
             self._forced.set()
-        if self._stopping is not None and not self._stopping.expired() and self._loop is not None:
+        if self._stopping is not None and self._loop is not None:
             self._stopping.reschedule(self._loop.time() + FORCED_SECONDS)
 
 

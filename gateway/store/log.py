@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sqlalchemy import Connection, case, delete, func, or_, select, tuple_, update
+import msgspec
+from sqlalchemy import Connection, Insert, bindparam, delete, func, or_, select, tuple_, update
 
 from gateway.store.records import Approval, Checkpoint, Segment, Thread
 from gateway.store.rows import APPROVAL, SEGMENT, approval_of, insert, segment_of
@@ -12,62 +13,64 @@ from gateway.store.tables import approvals, segments, threads, turns
 
 
 def checkpoint(connection: Connection, batch: Sequence[Checkpoint]) -> None:
-    for one in sorted(batch, key=lambda one: one.thread_key):  # the same order everywhere: no deadlock
-        append(connection, one)
+    """Add each segment behind its thread's head, or again in place of one that begins where it does.
 
-
-def append(connection: Connection, one: Checkpoint) -> None:
-    """Add a segment behind the thread's head, or again in place of one that begins where it does.
-
-    A thread that is gone is passed over.
+    What belongs to a thread that is gone is passed over. A few statements, however many threads.
 
     Raises:
-        ValueError: the segment begins behind the place after the head; readers would take the gap for no events.
+        ValueError: a segment begins behind the place after the head; readers would take the gap for no events.
     """
-    values: dict[str, object] = {}
-    segment = one.segment
-    if segment is not None:
-        values["head"] = case((threads.c.head < segment.last, segment.last), else_=threads.c.head)
-    if one.session is not None:
-        values["session"] = one.session
-    if values:
-        where = [threads.c.key == one.thread_key]
+    keys = {one.thread_key for one in batch}
+    # Ordered, so that two processes never wait for each other.
+    known = select(threads.c.key, threads.c.head).where(threads.c.key.in_(keys)).order_by(threads.c.key)
+    heads = {row.key: row.head for row in connection.execute(known.with_for_update())}
+    moved: dict[int, int] = {}
+    sessions, rows, changed = [], [], []
+    for one in batch:
+        key, segment = one.thread_key, one.segment
+        if key not in heads:
+            continue
         if segment is not None:
-            where.append(threads.c.head >= segment.first - 1)
-        if connection.execute(update(threads).where(*where).values(**values)).rowcount == 0:
-            if _exists(connection, one.thread_key):
+            if segment.first > heads[key] + 1:
                 raise ValueError("the segment leaves a gap in the log")
-            return
-    elif not _exists(connection, one.thread_key):
-        return
-    if segment is not None:
-        row = insert(connection, segments).values(
-            thread_key=one.thread_key, first=segment.first, last=segment.last, events=segment.events
-        )
-        connection.execute(
-            row.on_conflict_do_update(
-                index_elements=[segments.c.thread_key, segments.c.first],
-                set_={"last": row.excluded.last, "events": row.excluded.events},
-                where=segments.c.last <= row.excluded.last,
-            )
-        )
-    for approval in one.approvals:
-        _keep(connection, one.thread_key, approval)
+            heads[key] = moved[key] = max(heads[key], segment.last)
+            rows.append({"thread_key": key} | msgspec.structs.asdict(segment))
+        if one.session is not None:
+            sessions.append({"of": key, "session": one.session})
+        for approval in one.approvals:
+            changed.append({"thread_key": key} | msgspec.structs.asdict(approval))
+    if moved:
+        connection.execute(MOVE_HEAD, [{"of": key, "head": head} for key, head in moved.items()])
+    if sessions:
+        connection.execute(SET_SESSION, sessions)
+    if rows:
+        connection.execute(_append(connection), rows)
+    if changed:
+        for fields in changed:
+            del fields["thread_id"]
+        connection.execute(_keep(connection), changed)
 
 
-def _exists(connection: Connection, thread_key: int) -> bool:
-    return connection.scalars(select(threads.c.key).where(threads.c.key == thread_key)).one_or_none() is not None
+_THREAD = update(threads).where(threads.c.key == bindparam("of"))
+MOVE_HEAD = _THREAD.values(head=bindparam("head"))
+SET_SESSION = _THREAD.values(session=bindparam("session"))
 
 
-def _keep(connection: Connection, thread_key: int, approval: Approval) -> None:
-    fields = {name: getattr(approval, name) for name in Approval.__struct_fields__ if name != "thread_id"}
-    row = insert(connection, approvals).values(thread_key=thread_key, **fields)
-    connection.execute(
-        row.on_conflict_do_update(
-            index_elements=[approvals.c.approval_id],
-            set_={name: row.excluded[name] for name in fields if name != "approval_id"},
-            where=approvals.c.resolved_at.is_(None) & (approvals.c.thread_key == row.excluded.thread_key),
-        )
+def _append(connection: Connection) -> Insert:
+    row = insert(connection, segments)
+    return row.on_conflict_do_update(
+        index_elements=[segments.c.thread_key, segments.c.first],
+        set_={"last": row.excluded.last, "events": row.excluded.events},
+        where=segments.c.last <= row.excluded.last,
+    )
+
+
+def _keep(connection: Connection) -> Insert:
+    row = insert(connection, approvals)
+    return row.on_conflict_do_update(
+        index_elements=[approvals.c.approval_id],
+        set_={column.name: row.excluded[column.name] for column in approvals.c if not column.primary_key},
+        where=approvals.c.resolved_at.is_(None) & (approvals.c.thread_key == row.excluded.thread_key),
     )
 
 

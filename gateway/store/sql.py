@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from typing import TypeVar
 
-from sqlalchemy import Connection, text
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy import URL, Connection, Engine, text
 
 from gateway.store import log, threads, turns
 from gateway.store.base import StoreUnavailable
-from gateway.store.engine import create_file, sqlite_engine, sqlite_url, translated
+from gateway.store.engine import READERS, create_file, sqlite_engine, sqlite_url, translated
 from gateway.store.migrate import migrate
 from gateway.store.records import (
     Accepted,
@@ -30,6 +31,12 @@ from gateway.store.writer import Writer
 T = TypeVar("T")
 
 
+def _prepare(url: URL, writing: Engine) -> None:
+    create_file(url)
+    with translated(), writing.begin() as connection:
+        migrate(connection)
+
+
 class SqlStore:
     """See `gateway.store.base.Store` for what each method promises.
 
@@ -37,9 +44,10 @@ class SqlStore:
     committed before, and wait for no write.
     """
 
-    def __init__(self, writer: Writer, readers: AsyncEngine) -> None:
+    def __init__(self, writer: Writer, reading: Engine, threads_: ThreadPoolExecutor) -> None:
         self._writer = writer
-        self._readers = readers
+        self._reading = reading
+        self._readers = threads_
         self._closed = False
 
     @classmethod
@@ -52,32 +60,31 @@ class SqlStore:
             StoreUnavailable: it cannot be opened; `DatabaseTooNew` if a newer program wrote it.
         """
         parsed = sqlite_url(url)
-        create_file(parsed)
         writing, reading = sqlite_engine(parsed, writes=True), sqlite_engine(parsed, writes=False)
+        readers = ThreadPoolExecutor(READERS, thread_name_prefix="store-reader")
         try:
-            with translated():
-                async with writing.begin() as connection:
-                    await connection.run_sync(migrate)
+            await asyncio.get_running_loop().run_in_executor(readers, _prepare, parsed, writing)
             writer = Writer(writing)
             writer.start()
-            store = cls(writer, reading)
+            store = cls(writer, reading, readers)
             try:
                 yield store
             finally:
                 store._closed = True
                 await writer.close()
         finally:
-            try:
-                await reading.dispose()
-            finally:
-                await writing.dispose()
+            readers.shutdown()  # waits for reads under way, which are short
+            reading.dispose()
+            writing.dispose()
 
     async def _read(self, work: Callable[[Connection], T]) -> T:
         if self._closed:
             raise StoreUnavailable("the store is closed")
-        with translated():
-            async with self._readers.connect() as connection:
-                return await connection.run_sync(work)
+        return await asyncio.get_running_loop().run_in_executor(self._readers, self._snapshot, work)
+
+    def _snapshot(self, work: Callable[[Connection], T]) -> T:
+        with translated(), self._reading.connect() as connection:
+            return work(connection)
 
     async def accept(self, new: NewTurn) -> Accepted:
         for _ in range(3):

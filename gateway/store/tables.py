@@ -91,8 +91,8 @@ turns = Table(
     Column("error", Json),
     Column("duration_ms", BigInteger),
     UniqueConstraint("turn_id"),
-    UniqueConstraint("user_id", "client_id"),
     UniqueConstraint("thread_key", "number"),
+    Index("uq_turns_user_id_client_id", "user_id", "client_id", unique=True),
     Index(
         "uq_turns_running",
         "thread_key",

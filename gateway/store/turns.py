@@ -9,7 +9,7 @@ import msgspec
 from sqlalchemy import Connection, exists, func, select, update
 
 from gateway.store.base import IdConflict, QueueFull, WrongAgent
-from gateway.store.log import append, restart
+from gateway.store.log import checkpoint, restart
 from gateway.store.records import Accepted, NewTurn, Outcome, Thread, Turn
 from gateway.store.rows import THREAD, TURN, TURNS_WITH_MESSAGE, insert, select_turns, thread_of, turn_of
 from gateway.store.tables import messages, threads, tombstones, turns
@@ -165,7 +165,7 @@ def finish(connection: Connection, outcome: Outcome) -> Turn | None:
         raise ValueError("the checkpoint is of another thread")
     if outcome.epoch is not None:
         restart(connection, thread, outcome.epoch, outcome.checkpoint.segment)
-    append(connection, outcome.checkpoint)
+    checkpoint(connection, [outcome.checkpoint])
     _answer(connection, thread.key, ended.number, ended.answer_id, outcome.content, outcome.at)
     touch(connection, thread, outcome.at)
     return start_next(connection, thread.key, outcome.at) if outcome.start_next else None

@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy import Connection, Engine
 
 from gateway.store.base import StoreUnavailable
-from gateway.store.engine import unavailable
+from gateway.store.engine import translated, unavailable
 
 T = TypeVar("T")
 
@@ -40,14 +40,15 @@ class _Job:
 
 
 class Writer:
-    """Owns the writing connection through one task, made by `start` and ended by `close`.
+    """Owns the writing connection through one thread and one task, made by `start` and ended by `close`.
 
     Every call is its own savepoint: one that raises undoes itself alone, and nobody is told of success before the
     common commit. With `synchronous=FULL` a commit costs a disk flush, whose price the calls share.
     """
 
-    def __init__(self, engine: AsyncEngine) -> None:
+    def __init__(self, engine: Engine) -> None:
         self._engine = engine
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="store-writer")
         self._jobs: deque[_Job] = deque()
         self._wake = asyncio.Event()
         self._closed = False
@@ -99,25 +100,24 @@ class Writer:
             for job in (*batch, *self._jobs):
                 job.settle(StoreUnavailable("the store was closed"))
             self._jobs.clear()
+            self._thread.shutdown(wait=False)  # idle, but for a batch that this task was cancelled in
 
     async def _commit(self, batch: list[_Job]) -> None:
         failure: Exception | None = None
         try:
-            async with self._engine.begin() as connection:
-                await connection.run_sync(_attempt, batch)
+            await asyncio.get_running_loop().run_in_executor(self._thread, self._attempt, batch)
         except Exception as error:
-            failure = unavailable(error) or error
-            failure.__cause__ = None if failure is error else error
+            failure = error
         for job in batch:
             job.settle(failure)
 
-
-def _attempt(connection: Connection, batch: list[_Job]) -> None:
-    for job in batch:
-        try:
-            with connection.begin_nested():
-                job.result = job.work(connection)
-        except Exception as error:
-            if unavailable(error) is not None:
-                raise
-            job.error = error
+    def _attempt(self, batch: list[_Job]) -> None:
+        with translated(), self._engine.begin() as connection:
+            for job in batch:
+                try:
+                    with connection.begin_nested():
+                        job.result = job.work(connection)
+                except Exception as error:
+                    if unavailable(error) is not None:
+                        raise  # the whole transaction is lost
+                    job.error = error

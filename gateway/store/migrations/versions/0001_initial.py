@@ -64,9 +64,9 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("key", name="pk_turns"),
         sa.ForeignKeyConstraint(["thread_key"], ["threads.key"], name="fk_turns_thread_key", ondelete="CASCADE"),
         sa.UniqueConstraint("turn_id", name="uq_turns_turn_id"),
-        sa.UniqueConstraint("user_id", "client_id", name="uq_turns_user_id_client_id"),
         sa.UniqueConstraint("thread_key", "number", name="uq_turns_thread_key_number"),
     )
+    op.create_index("uq_turns_user_id_client_id", "turns", ["user_id", "client_id"], unique=True)
     op.create_index(
         "uq_turns_running",
         "turns",
