@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from msgspec import UNSET
+
 from gateway import protocol
 from gateway.clock import timestamp
 from gateway.connection import Connection
 from gateway.errors import GatewayError, NotFound
-from gateway.protocol import UNSET
 from gateway.services import Services
 
 

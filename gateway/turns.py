@@ -17,6 +17,7 @@ from typing import Any, Literal, TypeAlias, TypeVar
 
 import msgspec
 import structlog
+from msgspec import UNSET
 
 from gateway import protocol
 from gateway.agents import Agents
@@ -462,7 +463,7 @@ class TurnEngine:
             stop_reason=completed.stop_reason if completed is not None and status == "completed" else None,
             usage=answer.usage,
             duration_ms=duration,
-            error=error if error is not None else protocol.UNSET,
+            error=error if error is not None else UNSET,
         )
         return protocol.fitted(done, self._settings.limits.server_frame_bytes)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -23,7 +24,7 @@ async def health(request: Request) -> Response:
     services: Services = request.app.state.services
     store = await _store(services)
     counts = services.hub.counts()
-    shown = {
+    shown: dict[str, Any] = {
         "status": "ok" if store is None else "unavailable",
         "version": version(),
         "timestamp": timestamp(),

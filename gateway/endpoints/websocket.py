@@ -141,7 +141,7 @@ async def _serve(websocket: WebSocket, services: Services, identity: Identity) -
 
 def _first(group: BaseExceptionGroup[Any]) -> BaseException:
     closes, rest = group.split(_Close)
-    error: Any = closes or rest
+    error: BaseException = closes or rest or group
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     return error
