@@ -21,7 +21,7 @@ import structlog
 __all__ = ["configure_logs", "describe_exception", "log_loop_exception"]
 
 _OWN = ("gateway", "providers", "notifications", "agentline")
-_QUIET = ("httpx", "httpx2", "httpcore", "httpcore2", "sqlalchemy", "aiosqlite", "alembic.runtime.migration")
+_QUIET = ("httpx", "httpx2", "httpcore", "httpcore2", "sqlalchemy", "aiosqlite", "alembic")
 """Libraries whose info lines show URLs or statements, or are of no use."""
 _FRAMES = 30
 _CHAIN = 8

@@ -208,7 +208,7 @@ def _json_name(value: object) -> str:
 # --- to the client -----------------------------------------------------------------------------------------
 
 
-class Frame(msgspec.Struct, tag_field="type", kw_only=True, gc=False):
+class Frame(msgspec.Struct, tag_field="type", gc=False):
     timestamp: str
     """RFC 3339, UTC, milliseconds. A logged frame shows when its event happened."""
 
