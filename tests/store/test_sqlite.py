@@ -201,3 +201,23 @@ async def test_the_event_loop_goes_on_while_the_database_waits(tmp_path: Path, m
         other.close()
         async with asyncio.timeout(5):
             assert (await call).turn.status == "running"
+
+
+async def test_opening_waits_for_another_that_still_makes_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = sqlite3.connect(tmp_path / "store.db", isolation_level=None, check_same_thread=False)
+    other.execute("BEGIN IMMEDIATE")
+    waits = []
+
+    def release(seconds: float) -> None:
+        waits.append(seconds)
+        if other.in_transaction:
+            other.execute("ROLLBACK")
+
+    monkeypatch.setattr(engine, "BUSY_MS", 300)
+    monkeypatch.setattr("gateway.store.engine.time.sleep", release)
+    async with asyncio.timeout(10), SqlStore.open(f"sqlite:///{tmp_path}/store.db") as store:
+        await store.ping()
+    other.close()
+    assert waits
