@@ -109,7 +109,11 @@ class Draining(GatewayError):
 
 
 class StoreUnavailable(GatewayError):
-    """`reason` is for the operator."""
+    """The database cannot be reached, or refuses to work; `reason` is for the operator.
+
+    What was asked for did not happen, unless the connection was lost, or the store closed, during the commit itself:
+    ask again. No method of the store does its work twice.
+    """
 
     code, status, retryable = "unavailable", 503, True
 

@@ -45,7 +45,8 @@ class Turn(msgspec.Struct, frozen=True, kw_only=True):
     """The user's message."""
     attachments: Sequence[Any]
     start: int | None
-    """Offset just before the turn's first event; None while it is queued."""
+    """Offset just before the turn's first event, or at an earlier place if it was cancelled while queued; None while
+    it is queued."""
     retry_of: str | None
     created_at: int
     started_at: int | None
@@ -73,7 +74,7 @@ class NewTurn(msgspec.Struct, frozen=True, kw_only=True):
     attachments: Sequence[Any] = ()
     retry_of: str | None = None
     epoch: int
-    """The epoch that the thread gets if it is new."""
+    """The epoch that the thread gets if it is new; a higher one if a deleted thread of this id had one as high."""
     title: str
     """The title that the thread gets if it is new."""
     queue_limit: int
@@ -139,7 +140,8 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     checkpoint: Checkpoint
     """All that was not yet durable, up to and with the `done` event."""
     epoch: int | None = None
-    """A new epoch for the thread: every older segment goes, and offsets count on from `checkpoint`."""
+    """A new epoch for the thread: every older segment goes, and offsets count on from `checkpoint`, whose segment may
+    begin anywhere. It becomes one more than the old epoch if it is not greater: read the thread to know."""
     start_next: bool = True
     """Whether the next queued turn of the thread becomes the running one in the same transaction."""
 

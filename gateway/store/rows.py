@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Select, Table, and_, case, exists, select
+from sqlalchemy import Select, Table, and_, case, exists, select
 from sqlalchemy.dialects import postgresql, sqlite
 
 from gateway.store.records import Approval, Message, Segment, Thread, Turn
@@ -84,6 +84,6 @@ def _named(names: tuple[str, ...], row: Sequence[Any]) -> dict[str, Any]:
     return dict(zip(names, row, strict=True))
 
 
-def insert(connection: Connection, table: Table) -> sqlite.Insert | postgresql.Insert:
+def insert(dialect: str, table: Table) -> sqlite.Insert | postgresql.Insert:
     """An insert that may say `on conflict`; both databases write it alike."""
-    return sqlite.insert(table) if connection.dialect.name == "sqlite" else postgresql.insert(table)
+    return sqlite.insert(table) if dialect == "sqlite" else postgresql.insert(table)

@@ -37,6 +37,12 @@ def _prepare(url: URL, writing: Engine) -> None:
         migrate(connection)
 
 
+def _end(readers: ThreadPoolExecutor, *engines: Engine) -> None:
+    readers.shutdown()  # reads under way are short
+    for engine in engines:
+        engine.dispose()  # the last connection to close copies the log into the file
+
+
 class SqlStore:
     """See `gateway.store.base.Store` for what each method promises.
 
@@ -44,10 +50,10 @@ class SqlStore:
     committed before, and wait for no write.
     """
 
-    def __init__(self, writer: Writer, reading: Engine, threads_: ThreadPoolExecutor) -> None:
+    def __init__(self, writer: Writer, reading: Engine, readers: ThreadPoolExecutor) -> None:
         self._writer = writer
         self._reading = reading
-        self._readers = threads_
+        self._readers = readers
         self._closed = False
 
     @classmethod
@@ -73,9 +79,7 @@ class SqlStore:
                 store._closed = True
                 await writer.close()
         finally:
-            readers.shutdown()  # waits for reads under way, which are short
-            reading.dispose()
-            writing.dispose()
+            await asyncio.to_thread(_end, readers, reading, writing)
 
     async def _read(self, work: Callable[[Connection], T]) -> T:
         if self._closed:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import msgspec
-from sqlalchemy import Connection, Select, and_, case, delete, exists, func, select, update
+from sqlalchemy import BigInteger, Connection, Select, and_, bindparam, case, delete, exists, func, select, update
 
 from gateway.store.records import Message, Thread, ThreadSummary
 from gateway.store.rows import (
@@ -25,20 +25,35 @@ def _own(user_id: str, thread_id: str) -> Any:
     return and_(threads.c.user_id == user_id, threads.c.thread_id == thread_id)
 
 
+LOCK = select(*THREAD).where(threads.c.key == bindparam("of")).with_for_update()
+
+
 def lock(connection: Connection, thread_key: int) -> Thread | None:
     """The thread, which nobody else changes until the transaction ends."""
-    row = connection.execute(select(*THREAD).where(threads.c.key == thread_key).with_for_update()).one_or_none()
+    row = connection.execute(LOCK, {"of": thread_key}).one_or_none()
     return None if row is None else thread_of(row)
+
+
+_others = threads.alias()
+_newest = (
+    select(_others.c.updated_at + 1)
+    .where(_others.c.user_id == threads.c.user_id, _others.c.key != threads.c.key)
+    .order_by(_others.c.updated_at.desc())
+    .limit(1)
+    .scalar_subquery()
+)
+_at = bindparam("at", type_=BigInteger)
+TOUCH = (
+    update(threads)
+    .where(threads.c.key == bindparam("of"))
+    .values(updated_at=case((_newest > _at, _newest), else_=_at))
+    .returning(threads.c.updated_at)
+)
 
 
 def touch(connection: Connection, thread: Thread, at: int) -> Thread:
     """Make it the user's newest: at `at`, or right after the newest other one, so that pages cut by time lose none."""
-    others = select(func.max(threads.c.updated_at)).where(
-        threads.c.user_id == thread.user_id, threads.c.key != thread.key
-    )
-    newest = connection.scalars(others).one()
-    updated_at = at if newest is None else max(at, newest + 1)
-    connection.execute(update(threads).where(threads.c.key == thread.key).values(updated_at=updated_at))
+    updated_at = connection.scalars(TOUCH, {"of": thread.key, "at": at}).one()
     return msgspec.structs.replace(thread, updated_at=updated_at)
 
 
@@ -121,7 +136,7 @@ def remove(connection: Connection, user_id: str, thread_id: str) -> bool:
     if found is None:
         return False
     gone = thread_of(found)
-    row = insert(connection, tombstones).values(user_id=user_id, thread_id=thread_id, epoch=gone.epoch)
+    row = insert(connection.dialect.name, tombstones).values(user_id=user_id, thread_id=thread_id, epoch=gone.epoch)
     connection.execute(
         row.on_conflict_do_update(
             index_elements=[tombstones.c.user_id, tombstones.c.thread_id],
