@@ -148,10 +148,7 @@ class GatewayServer(uvicorn.Server):
         Raises:
             StartupFailed: the application did not start.
         """
-        with contextlib.ExitStack() as closing:
-            for listener in self.listeners:
-                closing.enter_context(listener)
-            super().run(sockets=sockets)
+        super().run(sockets=sockets)
 
     async def serve(self, sockets: list[socket.socket] | None = None) -> None:
         """Serve until asked to stop.
@@ -166,6 +163,8 @@ class GatewayServer(uvicorn.Server):
             await super().serve(sockets=sockets if sockets is not None else self.listeners)
         finally:
             gc.unfreeze()
+            for listener in self.listeners:
+                listener.close()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         try:

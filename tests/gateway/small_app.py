@@ -25,7 +25,7 @@ SECRET = "hunter2-do-not-show"
 
 
 def create_app(settings: Settings, *, hang_at_the_end: bool = False) -> Starlette:
-    draining, finish = asyncio.Event(), asyncio.Event()
+    draining, finish, ending = asyncio.Event(), asyncio.Event(), asyncio.Event()
     sockets: set[WebSocket] = set()
 
     async def drain() -> None:
@@ -66,6 +66,7 @@ def create_app(settings: Settings, *, hang_at_the_end: bool = False) -> Starlett
             case "fault":
                 raise ValueError(SECRET)
         yield
+        ending.set()
         if hang_at_the_end:
             await asyncio.Event().wait()
 
@@ -79,7 +80,7 @@ def create_app(settings: Settings, *, hang_at_the_end: bool = False) -> Starlett
         lifespan=lifespan,
     )
     app.state.drain = drain
-    app.state.finish = finish
+    app.state.ending = ending
     return app
 
 
