@@ -24,6 +24,7 @@ from uvicorn.server import HANDLED_SIGNALS
 
 from gateway.draining import Drain, DrainResult, drain_within
 from gateway.logs import log_loop_exception
+from gateway.request_deadline import DeadlineH11Protocol
 from gateway.settings import Settings
 
 if TYPE_CHECKING:
@@ -231,7 +232,7 @@ class GatewayServer(uvicorn.Server):
 def _config(app: ASGIApp, settings: Settings) -> uvicorn.Config:
     return uvicorn.Config(
         _as_uvicorn(app),
-        http="h11",
+        http=DeadlineH11Protocol,  # h11: httptools accepts heads of 64 MiB
         ws="websockets-sansio",
         loop="auto",
         interface="asgi3",

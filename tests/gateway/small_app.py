@@ -58,6 +58,16 @@ def create_app(settings: Settings, *, hang_at_the_end: bool = False) -> Starlett
     async def fail(request: Request) -> PlainTextResponse:
         raise ValueError(SECRET)
 
+    async def orphan(request: Request) -> PlainTextResponse:
+        async def fails() -> None:
+            raise ValueError(SECRET)
+
+        await asyncio.wait([asyncio.create_task(fails())])  # and no one looks at what it raised
+        return PlainTextResponse("ok")
+
+    async def environment(request: Request) -> PlainTextResponse:
+        return PlainTextResponse("\n".join(f"{name}={value}" for name, value in os.environ.items()))
+
     @contextlib.asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         match os.environ.get("SMALL_APP_START"):
@@ -76,6 +86,8 @@ def create_app(settings: Settings, *, hang_at_the_end: bool = False) -> Starlett
             Route("/finish", end),
             Route("/endless", endless),
             Route("/fail", fail),
+            Route("/orphan", orphan),
+            Route("/environment", environment),
         ],
         lifespan=lifespan,
     )

@@ -18,6 +18,8 @@ from small_app import SECRET
 ROOT = Path(__file__).parents[2]
 SMALL_APP = Path(__file__).with_name("small_app.py")
 DEADLINE = 20
+port_of: dict[int, int] = {}
+"""The port of each process that `started`."""
 
 
 def environment(tmp_path: Path, **more: str) -> dict[str, str]:
@@ -55,7 +57,9 @@ def started(tmp_path: Path, *arguments: str, **more: str) -> Iterator[subprocess
     )
     try:
         assert process.stdout is not None
-        assert process.stdout.readline().startswith("listening on http://")
+        line = process.stdout.readline()
+        assert line.startswith("listening on http://127.0.0.1:")
+        port_of[process.pid] = int(line.rpartition(":")[2])
         yield process
     finally:
         process.kill()
@@ -146,23 +150,33 @@ def test_a_start_that_fails_ends_in_one_line_without_a_traceback(tmp_path: Path,
     assert SECRET not in ended.stderr
 
 
-def test_what_a_request_raised_is_logged_without_its_text(tmp_path: Path) -> None:
+@pytest.mark.parametrize("path", ["/fail", "/orphan"])
+def test_what_a_request_or_a_task_raised_is_logged_without_its_text(tmp_path: Path, path: str) -> None:
     with started(tmp_path, AGENTLINE_LOG_FORMAT="json") as process:
-        assert process.stderr is not None
-        seen = ""
-        while '"event": "listening"' not in seen:
-            seen = process.stderr.readline()
-            assert seen
-        found = re.search(r'"port": (\d+)', seen)
-        assert found
-        with socket.create_connection(("127.0.0.1", int(found[1])), timeout=DEADLINE) as client:
-            client.sendall(b"GET /fail?token=in-the-query HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n")
-            while client.recv(4096):
-                pass
+        ask(process, f"{path}?token=in-the-query")
         logged = stop(process)
     assert "ValueError" in logged
+    assert "Traceback" not in logged
     assert SECRET not in logged
     assert "in-the-query" not in logged
+
+
+def test_backends_find_their_keys_of_dotenv_in_the_environment(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("ANTHROPIC_API_KEY=key\nAGENTLINE_LOG_LEVEL=warning\n")
+    with started(tmp_path) as process:
+        seen = ask(process, "/environment")
+    assert "ANTHROPIC_API_KEY=key" in seen
+    assert "AGENTLINE_LOG_LEVEL" not in seen
+
+
+def ask(process: subprocess.Popen[str], path: str) -> str:
+    """The whole answer to a request."""
+    with socket.create_connection(("127.0.0.1", port_of[process.pid]), timeout=DEADLINE) as client:
+        client.sendall(f"GET {path} HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n".encode())
+        answer = b""
+        while piece := client.recv(4096):
+            answer += piece
+    return answer.decode()
 
 
 def test_version_and_help_need_no_settings(tmp_path: Path) -> None:

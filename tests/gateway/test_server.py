@@ -21,7 +21,7 @@ from starlette.applications import Starlette
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
-from gateway import draining, server
+from gateway import draining, request_deadline, server
 from gateway.draining import drain_within
 from gateway.server import GatewayServer, ListenError, StartupFailed, listen
 from gateway.settings import Settings
@@ -271,6 +271,34 @@ async def test_a_peer_that_answers_no_ping_is_closed() -> None:
         assert close[0] == 0x88
         assert struct.unpack("!H", close[2:4]) == (1011,)
         writer.close()
+
+
+async def test_a_request_that_does_not_come_is_not_waited_for_and_one_under_way_is_left_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(request_deadline, "HEAD_SECONDS", 0.2)
+    async with (
+        serving(small_app.create_app(Settings())) as (running, address),
+        connect(f"ws://{address}/ws") as client,
+        asyncio.timeout(DEADLINE),
+    ):
+        assert await client.recv() == "ready"
+        endless, endless_writer = await asyncio.open_connection("127.0.0.1", running.port)
+        endless_writer.write(b"GET /endless HTTP/1.1\r\nHost: h\r\n\r\n")
+        await endless.readuntil(b"first")
+        for whole in (False, True):
+            reader, writer = await asyncio.open_connection("127.0.0.1", running.port)
+            if whole:
+                writer.write(b"GET /finish HTTP/1.1\r\nHost: h\r\n\r\n")
+                await reader.readuntil(b"\r\n\r\nok")
+            writer.write(b"GET /fin")
+            async with asyncio.timeout(3):  # uvicorn's own deadline for an idle connection is 5 s
+                assert await reader.read() == b""
+            writer.close()
+        await client.send("still here")
+        assert await client.recv() == "still here"
+        assert not endless.at_eof()
+        endless_writer.close()
 
 
 def test_a_taken_port_and_an_unknown_host_are_one_line() -> None:
