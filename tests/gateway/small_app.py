@@ -26,6 +26,7 @@ SECRET = "hunter2-do-not-show"
 
 def create_app(settings: Settings, *, hang_at_the_end: bool = False) -> Starlette:
     draining, finish, ending = asyncio.Event(), asyncio.Event(), asyncio.Event()
+    fault = asyncio.Event()
     sockets: set[WebSocket] = set()
 
     async def drain() -> None:
@@ -68,6 +69,10 @@ def create_app(settings: Settings, *, hang_at_the_end: bool = False) -> Starlett
     async def environment(request: Request) -> PlainTextResponse:
         return PlainTextResponse("\n".join(f"{name}={value}" for name, value in os.environ.items()))
 
+    async def fails_when_asked() -> None:
+        await fault.wait()
+        raise ValueError(SECRET)
+
     @contextlib.asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         match os.environ.get("SMALL_APP_START"):
@@ -75,7 +80,10 @@ def create_app(settings: Settings, *, hang_at_the_end: bool = False) -> Starlett
                 raise StoreUnavailable("the database does not answer")
             case "fault":
                 raise ValueError(SECRET)
-        yield
+        async with asyncio.TaskGroup() as tasks:
+            engine = tasks.create_task(fails_when_asked())
+            yield
+            engine.cancel()
         ending.set()
         if hang_at_the_end:
             await asyncio.Event().wait()
@@ -93,6 +101,7 @@ def create_app(settings: Settings, *, hang_at_the_end: bool = False) -> Starlett
     )
     app.state.drain = drain
     app.state.ending = ending
+    app.state.fault = fault
     return app
 
 

@@ -351,3 +351,17 @@ async def test_an_application_that_does_not_start_gives_its_reason_and_no_text_t
             pass
     assert isinstance(failed.value.__cause__, ValueError)
     assert small_app.SECRET not in "".join(record.getMessage() for record in caplog.records)
+
+
+async def test_an_application_that_fails_while_serving_ends_the_server_and_the_exit_code_says_so(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    settings = Settings(port=0)
+    app = small_app.create_app(settings)
+    running = Observed(app, settings, app.state.drain)
+    async with asyncio.timeout(DEADLINE), asyncio.TaskGroup() as tasks:
+        tasks.create_task(running.serve())
+        await running.listening.wait()
+        app.state.fault.set()
+    assert running.exit_code == 1
+    assert "application_failed" in capfd.readouterr().out
