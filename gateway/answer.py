@@ -34,6 +34,8 @@ SEPARATOR = "\n\n"
 ANSWER_CHARS = 8 * 1024 * 1024
 """More text or reasoning than this in one turn is taken for a provider out of control."""
 SESSION_BYTES = 64 * 1024
+LINE_CHARS = 500
+"""Of a tool's name and title."""
 
 
 class Answer:
@@ -169,8 +171,8 @@ class Answer:
         self.log(
             protocol.ToolCall,
             call_id=normalise(call.call_id),
-            name=normalise(call.name),
-            title=normalise(call.title) or normalise(call.name),
+            name=normalise(call.name)[:LINE_CHARS],
+            title=normalise(call.title or call.name)[:LINE_CHARS],
             arguments=_json(call.arguments, "arguments of a tool call"),
         )
 

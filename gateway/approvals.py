@@ -46,7 +46,7 @@ class Approvals:
 
         Cancelled with the turn, and then resolved as `cancelled`.
         """
-        if running.stopped_by is not None or running.ended.is_set():
+        if running.stopped_by is not None or running.finishing:
             return Decision(DECLINED.id, expired=True)
         asked = now()
         approval_id = new_id("p")

@@ -120,6 +120,7 @@ class StoreUnavailable(GatewayError):
     def __init__(self, reason: str = "the database does not answer") -> None:
         super().__init__("the server cannot reach its database: nothing was changed, try again")
         self.reason = reason
+        self.args = (reason,)
 
     def __str__(self) -> str:
         return self.reason

@@ -19,7 +19,31 @@ StopReason: TypeAlias = Literal["cancelled", "interrupted", "timeout"]
 class RunningTurn:
     """Owned by the engine's task that runs it; others read it, and may `stop` it."""
 
-    __slots__ = ("_task", "agent", "answer", "deadlines", "ended", "log", "spoken", "started", "stopped_by", "turn")
+    __slots__ = (
+        "_task",
+        "agent",
+        "answer",
+        "deadlines",
+        "ended",
+        "finishing",
+        "log",
+        "spoken",
+        "started",
+        "stopped_by",
+        "turn",
+    )
+        "_task",
+        "agent",
+        "answer",
+        "deadlines",
+        "ended",
+        "finishing",
+        "log",
+        "spoken",
+        "started",
+        "stopped_by",
+        "turn",
+    )
 
     def __init__(self, turn: Turn, log: ThreadLog, agent: Agent, frame_bytes: int) -> None:
         self.turn = turn
@@ -32,6 +56,8 @@ class RunningTurn:
         """Whether its first text was logged."""
         self.stopped_by: StopReason | None = None
         """Why it was told to stop; from then on nothing of the provider is logged."""
+        self.finishing = False
+        """Its `done` is on its way: nothing may be logged any more."""
         self.ended = asyncio.Event()
         """Set when the turn's `done` is in the log, or never will be."""
         self._task: asyncio.Task[None] | None = None

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import random
 import time
 from collections.abc import Coroutine
@@ -42,6 +43,8 @@ RETRY_BUDGET_SECONDS = 30.0
 """All waiting between the calls of one turn. An upstream that asks for more fails the turn, with its retry_after."""
 BREATH = 32
 """Events of one provider after which others get a turn on the loop, even if it never waits."""
+STORE_RETRY_SECONDS = 0.5
+"""Between two tries to store what must be stored."""
 HISTORY_MESSAGES = 1000
 """The newest messages of a thread that a provider gets."""
 TITLE_CHARS = 80
@@ -220,7 +223,7 @@ class TurnEngine:
         cancelled = await self._store.cancel_queued(thread_key, turn_id, now())
         if not cancelled:
             return
-        async with self._logs.held(thread_key) as log:
+        async with self._logs.held(thread_key) as log, log.flushing:  # no `done` is on its way meanwhile
             for turn in cancelled:
                 stopped = RunningTurn(turn, log, self._agents.of(turn.agent), self._settings.limits.server_frame_bytes)
                 self._log_user_message(stopped)
@@ -232,7 +235,13 @@ class TurnEngine:
     # --- the life of a turn ---
 
     async def _start(self, turn: Turn) -> None:
-        log = await self._logs.hold(turn.thread_key)
+        """Run a turn that the store holds as running: from here on it must not be given up."""
+        while True:
+            try:
+                log = await self._logs.hold(turn.thread_key)
+                break
+            except StoreUnavailable:
+                await asyncio.sleep(STORE_RETRY_SECONDS)
         running = RunningTurn(turn, log, self._agents.of(turn.agent), self._settings.limits.server_frame_bytes)
         before = self._by_thread.get(log.key)
         self._by_thread[log.key] = self._by_turn[turn.turn_id] = running
@@ -388,12 +397,13 @@ class TurnEngine:
     ) -> Turn | None:
         """Make the end of the turn durable, then show it. Returns the turn that runs next."""
         log, answer = running.log, running.answer
+        running.finishing = True
         self._approvals.cancel(running)
         answer.fail_open_calls()
         duration = round((time.monotonic() - running.started) * 1000)
         shown_error = msgspec.to_builtins(error) if error is not None else None
         following: Turn | None = None
-        for attempt in range(1_000_000):
+        for attempt in itertools.count():
             async with log.flushing:
                 done = self._done(running, status, shown_error, duration)
                 checkpoint = self._logs.pending(log, done)
@@ -424,7 +434,7 @@ class TurnEngine:
                     log.append(done)
                     self._logs.settled(log, checkpoint)
                     break
-            await asyncio.sleep(min(0.1 * 2 ** min(attempt, 6), 5.0))
+            await asyncio.sleep(STORE_RETRY_SECONDS)
         _log.info(
             "turn_done",
             turn_id=running.turn_id,

@@ -76,6 +76,8 @@ class LocalEventLog:
         thread = await self._store.thread_by_key(key)
         if thread is None:
             raise LookupError(key)
+        if (loaded := self._logs.get(key)) is not None:
+            return loaded
         log = ThreadLog(
             key=key, user_id=thread.user_id, thread_id=thread.thread_id, epoch=thread.epoch, head=thread.head
         )
