@@ -108,6 +108,7 @@ class MessagesApi:
         self.keep_alive = True
         self.connections = 0
         """How many connections were opened."""
+        self.connected = asyncio.Event()
         self._api_key = api_key
         self._port = port
         self._server: asyncio.Server | None = None
@@ -144,6 +145,7 @@ class MessagesApi:
         assert task is not None
         self._tasks.add(task)
         self.connections += 1
+        self.connected.set()
         writer.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         try:
             if self.deaf:
