@@ -32,18 +32,6 @@ class RunningTurn:
         "stopped_by",
         "turn",
     )
-        "_task",
-        "agent",
-        "answer",
-        "deadlines",
-        "ended",
-        "finishing",
-        "log",
-        "spoken",
-        "started",
-        "stopped_by",
-        "turn",
-    )
 
     def __init__(self, turn: Turn, log: ThreadLog, agent: Agent, frame_bytes: int) -> None:
         self.turn = turn

@@ -54,6 +54,7 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         send_deadlines = SendDeadlines(settings.send_seconds)
         background = [
             asyncio.create_task(logs.keep_checkpointing(), name="checkpoints"),
+            asyncio.create_task(logs.keep_trimming(), name="trimming"),
             asyncio.create_task(send_deadlines.keep(), name="send deadlines"),
         ]
         try:

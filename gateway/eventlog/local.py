@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 import msgspec
 import structlog
 
+from gateway.clock import now
 from gateway.errors import StoreUnavailable
 from gateway.eventlog.log import ThreadLog
 from gateway.eventlog.position import Position
@@ -22,6 +23,11 @@ EVENTS_IN_MEMORY = 10_000
 """Per log with a running turn; what is older and durable is read from the store."""
 EVENTS_AT_REST = 256
 """Per log without a running turn: what followers have perhaps not shown yet."""
+KEPT_SECONDS = 7 * 24 * 3600
+"""How long after its turn's end an event can still be replayed; an older cursor gets a snapshot."""
+TRIM_SECONDS = 600
+TRIM_ROWS = 1000
+"""Forgotten at once at most, so that no other write waits long."""
 PAGE_SEGMENTS = 32
 """Segments read from the store at once for a follower that is far behind."""
 
@@ -187,3 +193,13 @@ class LocalEventLog:
                 _log.error("checkpoint_failed", logs=len(self._dirty))
             if self._dirty:
                 self._changed.set()
+
+    async def keep_trimming(self) -> None:
+        """Run until cancelled: forget events that are older than anybody needs."""
+        while True:
+            try:
+                while await self._store.trim(now() - KEPT_SECONDS * 1000, TRIM_ROWS) == TRIM_ROWS:
+                    await asyncio.sleep(0)
+            except StoreUnavailable:
+                _log.error("trim_failed")
+            await asyncio.sleep(TRIM_SECONDS)

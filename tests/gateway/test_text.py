@@ -7,7 +7,7 @@ import pytest
 from gateway.text import cut, cut_json, json_size, normalise, normalise_json
 
 ALPHABET = [
-    *"ab \"\\/\n\t\r\x00\x01\x1f\x7f",
+    *'ab "\\/\n\t\r\x00\x01\x1f\x7f',
     "é",
     "\u2028",
     "\ufeff",
@@ -49,7 +49,7 @@ def test_normalised_text_can_always_be_encoded_and_stored() -> None:
     for text in texts(2_000, BROKEN):
         normal = normalise(text)
         assert "\x00" not in normal
-        assert normal.encode("utf-8")  is not None
+        assert normal.encode("utf-8") is not None
         assert msgspec.json.decode(msgspec.json.encode(normal)) == normal
         assert normalise(normal) == normal
 
