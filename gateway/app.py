@@ -61,9 +61,9 @@ def create_app(settings: Settings) -> Starlette:
 
     async def drain() -> None:
         services: Services = app.state.services
-        services.turns.draining = True
+        services.runner.draining = True
         services.hub.say_goodbye("the server restarts", GOODBYE_SPREAD_MS)
-        await services.turns.drain(settings.drain_seconds)
+        await services.runner.drain(settings.drain_seconds)
 
     app.state.drain = drain
     return app

@@ -22,7 +22,7 @@ from gateway.text import normalise, normalise_json
 from providers import DECLINED, ApprovalRequest, Decision
 
 if TYPE_CHECKING:
-    from gateway.running import RunningTurn
+    from gateway.runner.running import RunningTurn
 
 
 class _Open(msgspec.Struct):

@@ -14,6 +14,7 @@ from gateway.eventlog.local import LocalEventLog
 from gateway.hub import Hub
 from gateway.notices import Notices
 from gateway.resume import Resume
+from gateway.runner.local import LocalRunner
 from gateway.senddeadline import SendDeadlines
 from gateway.settings import Settings
 from gateway.store.base import Store
@@ -31,6 +32,7 @@ class Services:
     hub: Hub
     notices: Notices
     approvals: Approvals
+    runner: LocalRunner
     turns: TurnEngine
     resume: Resume
     send_deadlines: SendDeadlines
@@ -58,8 +60,9 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
             asyncio.create_task(send_deadlines.keep(), name="send deadlines"),
         ]
         try:
-            async with TurnEngine(settings, store, logs, agents, approvals, notices) as turns:
-                await turns.recover()
+            runner = LocalRunner(store, logs, agents, approvals, notices, frame_bytes)
+            async with runner, TurnEngine(settings, store, agents, notices, runner) as turns:
+                await runner.recover()
                 yield Services(
                     settings=settings,
                     authenticator=tokens,
@@ -69,6 +72,7 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
                     hub=hub,
                     notices=notices,
                     approvals=approvals,
+                    runner=runner,
                     turns=turns,
                     resume=Resume(store, logs, frame_bytes),
                     send_deadlines=send_deadlines,

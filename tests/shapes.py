@@ -12,7 +12,21 @@ from typing import Any
 from gateway.protocol import schema
 
 _KNOWN = frozenset(
-    "$ref $defs title description default type enum const anyOf properties required items additionalProperties".split()
+    [
+        "$ref",
+        "$defs",
+        "title",
+        "description",
+        "default",
+        "type",
+        "enum",
+        "const",
+        "anyOf",
+        "properties",
+        "required",
+        "items",
+        "additionalProperties",
+    ]
 )
 _TYPES: Mapping[str, tuple[type, ...]] = {
     "string": (str,),

@@ -34,8 +34,8 @@ async def health(request: Request) -> Response:
     if identity is not None and identity.owner:
         shown["checks"] = {
             "store": store or "answers",
-            "draining": "yes" if services.turns.draining else "no",
-            "turns": f"{services.turns.count} running",
+            "draining": "yes" if services.runner.draining else "no",
+            "turns": f"{services.runner.count} running",
             **{f"agent {agent.name}": agent.reason or "configured" for agent in services.agents},
         }
     return answer(shown, 200 if store is None else 503)
@@ -49,7 +49,7 @@ async def live(request: Request) -> Response:
 async def ready(request: Request) -> Response:
     """New clients may be sent here."""
     services: Services = request.app.state.services
-    if services.turns.draining:
+    if services.runner.draining:
         return answer({"status": "draining"}, 503)
     if await _store(services) is not None:
         return answer({"status": "unavailable"}, 503)

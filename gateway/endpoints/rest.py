@@ -127,7 +127,7 @@ async def turn(request: Request) -> Response:
     if found is None:
         raise NotFound("there is no such turn", field="turn_id")
     of_thread, stored = found
-    running = services.turns.running(stored.turn_id)
+    running = services.runner.turn(stored.turn_id)
     if running is not None:
         content = running.view.content
     else:

@@ -66,7 +66,7 @@ async def agent_socket(websocket: WebSocket) -> None:
     if isinstance(presented, HeaderToken) and identity is None:
         await websocket.send_denial_response(refusal(Unauthorized("the token is not valid")))
         return
-    if services.turns.draining:
+    if services.runner.draining:
         await websocket.send_denial_response(refusal(Draining("this server is about to stop", retry_after=1.0)))
         return
     offered = protocol.SUBPROTOCOL in websocket.scope["subprotocols"]

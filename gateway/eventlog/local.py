@@ -197,9 +197,9 @@ class LocalEventLog:
     async def keep_trimming(self) -> None:
         """Run until cancelled: forget events that are older than anybody needs."""
         while True:
+            forgotten = 0
             try:
-                while await self._store.trim(now() - KEPT_SECONDS * 1000, TRIM_ROWS) == TRIM_ROWS:
-                    await asyncio.sleep(0)
+                forgotten = await self._store.trim(now() - KEPT_SECONDS * 1000, TRIM_ROWS)
             except StoreUnavailable:
                 _log.error("trim_failed")
-            await asyncio.sleep(TRIM_SECONDS)
+            await asyncio.sleep(TRIM_SECONDS if forgotten < TRIM_ROWS else 0)

@@ -44,6 +44,10 @@ class Store(Protocol):
         """
         ...
 
+    async def unsteer(self, message_id: str) -> None:
+        """Take back a message that `accept` handed to a running turn, and that the turn did not take."""
+        ...
+
     async def checkpoint(self, batch: Sequence[Checkpoint]) -> None:
         """Make events, sessions and approvals durable, and move the heads of their threads. One transaction.
 

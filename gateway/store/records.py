@@ -73,6 +73,8 @@ class NewTurn(msgspec.Struct, frozen=True, kw_only=True):
     content: str
     attachments: Sequence[Any] = ()
     retry_of: str | None = None
+    steer_into: str | None = None
+    """The running turn that is to get the message instead of a new one, if it still runs."""
     epoch: int
     """The epoch that the thread gets if it is new; a higher one if a deleted thread of this id had one as high."""
     title: str
@@ -88,6 +90,8 @@ class Accepted(msgspec.Struct, frozen=True, kw_only=True):
     """The stored turn; the earlier one if `duplicate`."""
     duplicate: bool
     created_thread: bool
+    steered: bool = False
+    """The message was handed to `turn`, which ran already; `turn` shows this message as its own."""
     queued: int
     """Turns ahead of this one that have not ended, the running one included; 0 if it is running or has ended."""
 

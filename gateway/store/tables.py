@@ -111,6 +111,10 @@ turns = Table(
     Index(None, "retry_of"),
 )
 
+POSITIONS = 1000
+"""Places in the order of a thread's messages that belong to one turn: the first is the user's message, the last the
+answer, and those between are messages that were handed to the turn while it ran."""
+
 messages = Table(
     "messages",
     metadata,
@@ -121,7 +125,19 @@ messages = Table(
     Column("attachments", Json),
     Column("content", Text, nullable=False),
     UniqueConstraint("message_id"),
-    comment="position = 2 * turns.number for the user's message, one more for the answer",
+    comment="position = 1000 * turns.number for the user's message, the last before the next turn's for the answer",
+)
+
+steers = Table(
+    "steers",
+    metadata,
+    Column("message_id", String, primary_key=True),
+    _of_thread(),
+    Column("user_id", String, nullable=False),
+    Column("client_id", String, nullable=False),
+    Column("fingerprint", LargeBinary(32), nullable=False),
+    UniqueConstraint("user_id", "client_id"),
+    comment="messages that were handed to a running turn under a client's id",
 )
 
 segments = Table(

@@ -18,7 +18,7 @@ from gateway.store.rows import (
     select_messages,
     thread_of,
 )
-from gateway.store.tables import approvals, messages, segments, threads, tombstones, turns
+from gateway.store.tables import POSITIONS, approvals, messages, segments, steers, threads, tombstones, turns
 
 
 def _own(user_id: str, thread_id: str) -> Any:
@@ -88,7 +88,7 @@ def _select_summaries() -> Select[Any]:
         threads.outerjoin(
             messages, and_(messages.c.thread_key == threads.c.key, messages.c.position == last)
         ).outerjoin(
-            turns, and_(turns.c.thread_key == messages.c.thread_key, turns.c.number == messages.c.position // 2)
+            turns, and_(turns.c.thread_key == messages.c.thread_key, turns.c.number == messages.c.position // POSITIONS)
         )
     )
 
@@ -145,7 +145,7 @@ def remove(connection: Connection, user_id: str, thread_id: str) -> bool:
             },
         )
     )
-    for table in (approvals, segments, messages, turns):
+    for table in (approvals, segments, steers, messages, turns):
         connection.execute(delete(table).where(table.c.thread_key == gone.key))
     connection.execute(delete(threads).where(threads.c.key == gone.key))
     return True

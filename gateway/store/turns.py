@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
-import msgspec
 from sqlalchemy import Connection, Insert, bindparam, exists, func, select, update
 
+from gateway.store import steering
 from gateway.store.base import IdConflict, QueueFull, WrongAgent
 from gateway.store.log import checkpoint, restart
+from gateway.store.messages import answer_position, fingerprint, insert_message
 from gateway.store.records import Accepted, NewTurn, Outcome, Thread, Turn
 from gateway.store.rows import THREAD, TURN, TURNS_WITH_MESSAGE, insert, select_turns, thread_of, turn_of
-from gateway.store.tables import messages, threads, tombstones, turns
+from gateway.store.tables import POSITIONS, threads, tombstones, turns
 from gateway.store.threads import lock, touch
 
 UNFINISHED: dict[str, Any] = dict.fromkeys(("finished_at", "stop_reason", "usage", "error", "duration_ms"))
@@ -22,11 +21,6 @@ UNFINISHED: dict[str, Any] = dict.fromkeys(("finished_at", "stop_reason", "usage
 
 class IdTaken(Exception):
     """The user sent a turn with this `client_id` before: undo all, and answer with that one."""
-
-
-def fingerprint(new: NewTurn) -> bytes:
-    """What a repeated send has in common with the first, but for the thread."""
-    return hashlib.sha256(msgspec.json.encode((new.content, new.agent, new.attachments), order="sorted")).digest()
 
 
 # Statements of `accept` are built once: building them anew took more than half of its time.
@@ -42,7 +36,6 @@ QUEUE = select(
     _open.scalar_subquery().label("open"),
     _open.where(turns.c.status == "queued").scalar_subquery().label("waiting"),
 )
-INSERT_MESSAGE = messages.insert()
 
 
 @cache
@@ -60,6 +53,10 @@ def _insert_turn(dialect: str) -> Insert:
 def accept(connection: Connection, new: NewTurn) -> Accepted:
     """Raises: IdTaken, WrongAgent, QueueFull: the transaction is to be undone."""
     thread, created = _thread_for(connection, new)
+    if steering.is_taken(connection, new):
+        raise IdTaken
+    if new.steer_into is not None and (steered := steering.steer(connection, thread, new)) is not None:
+        return steered
     last, ahead, waiting = connection.execute(QUEUE, {"of": thread.key}).one()
     fields: dict[str, Any] = {
         "turn_id": new.turn_id,
@@ -87,7 +84,7 @@ def accept(connection: Connection, new: NewTurn) -> Accepted:
         raise WrongAgent(thread.agent)
     if ahead and waiting >= new.queue_limit:
         raise QueueFull
-    _insert_message(connection, thread.key, 2 * (last + 1), new.message_id, new.at, new.content, new.attachments)
+    insert_message(connection, thread.key, POSITIONS * (last + 1), new.message_id, new.at, new.content, new.attachments)
     thread = touch(connection, thread, new.at)
     turn = Turn(key=key, content=new.content, attachments=new.attachments, **fields, **UNFINISHED)
     return Accepted(thread=thread, turn=turn, duplicate=False, created_thread=created, queued=ahead)
@@ -112,26 +109,6 @@ def _thread_for(connection: Connection, new: NewTurn) -> tuple[Thread, bool]:
     return thread_of(connection.execute(THREAD_FOR_UPDATE, name).one()), key is not None
 
 
-def _insert_message(
-    connection: Connection,
-    thread_key: int,
-    position: int,
-    message_id: str,
-    at: int,
-    content: str,
-    attachments: Sequence[Any] = (),
-) -> None:
-    fields = {
-        "thread_key": thread_key,
-        "position": position,
-        "message_id": message_id,
-        "created_at": at,
-        "attachments": list(attachments) or None,
-        "content": content,
-    }
-    connection.execute(INSERT_MESSAGE, fields)
-
-
 def existing(connection: Connection, new: NewTurn) -> Accepted | None:
     """The turn that `new` repeats; None if it has been deleted meanwhile.
 
@@ -147,7 +124,7 @@ def existing(connection: Connection, new: NewTurn) -> Accepted | None:
         .where(turns.c.user_id == new.user_id, turns.c.client_id == new.client_id)
     ).one_or_none()
     if found is None:
-        return None
+        return steering.existing(connection, new)
     *_, first_fingerprint, chosen = found
     turn = turn_of(found[:-2])
     thread = thread_of(connection.execute(select(*THREAD).where(threads.c.key == turn.thread_key)).one())
@@ -187,7 +164,7 @@ def finish(connection: Connection, outcome: Outcome) -> Turn | None:
     if outcome.epoch is not None:
         restart(connection, thread, outcome.epoch, outcome.checkpoint.segment)
     checkpoint(connection, [outcome.checkpoint])
-    _insert_message(connection, thread.key, 2 * ended.number + 1, ended.answer_id, outcome.at, outcome.content)
+    insert_message(connection, thread.key, answer_position(ended.number), ended.answer_id, outcome.at, outcome.content)
     touch(connection, thread, outcome.at)
     return start_next(connection, thread.key, outcome.at) if outcome.start_next else None
 
@@ -221,7 +198,7 @@ def cancel_queued(connection: Connection, thread_key: int, turn_id: str | None, 
     )
     rows = connection.execute(cancelled).all()
     for row in rows:
-        _insert_message(connection, thread_key, 2 * row.number + 1, row.answer_id, at, "")
+        insert_message(connection, thread_key, answer_position(row.number), row.answer_id, at, "")
     if rows:
         touch(connection, thread, at)
     keys = [row.key for row in rows]

@@ -6,10 +6,17 @@ import asyncio
 import time
 from typing import Literal, TypeAlias
 
+import msgspec
+from msgspec import UNSET
+
+from gateway import protocol
 from gateway.agents import Agent
 from gateway.answer import Answer
+from gateway.clock import timestamp
 from gateway.deadlines import Deadlines
 from gateway.eventlog.log import ThreadLog
+from gateway.runner.steering import Steering
+from gateway.runner.verdict import Ending, Failure
 from gateway.store.records import Turn
 from gateway.view import TurnView
 
@@ -17,9 +24,10 @@ StopReason: TypeAlias = Literal["cancelled", "interrupted", "timeout"]
 
 
 class RunningTurn:
-    """Owned by the engine's task that runs it; others read it, and may `stop` it."""
+    """Owned by the runner's task that runs it; others read it, and may `stop` it."""
 
     __slots__ = (
+        "_frame_bytes",
         "_task",
         "agent",
         "answer",
@@ -29,6 +37,7 @@ class RunningTurn:
         "log",
         "spoken",
         "started",
+        "steering",
         "stopped_by",
         "turn",
     )
@@ -42,12 +51,14 @@ class RunningTurn:
         self.started = time.monotonic()
         self.spoken = False
         """Whether its first text was logged."""
+        self.steering = Steering()
         self.stopped_by: StopReason | None = None
         """Why it was told to stop; from then on nothing of the provider is logged."""
         self.finishing = False
         """Its `done` is on its way: nothing may be logged any more."""
         self.ended = asyncio.Event()
         """Set when the turn's `done` is in the log, or never will be."""
+        self._frame_bytes = frame_bytes
         self._task: asyncio.Task[None] | None = None
 
     @property
@@ -62,6 +73,11 @@ class RunningTurn:
     def view(self) -> TurnView:
         return self.answer.view
 
+    @property
+    def milliseconds(self) -> int:
+        """Since its start."""
+        return round((time.monotonic() - self.started) * 1000)
+
     def streams_in(self, task: asyncio.Task[None]) -> None:
         """`task` is the one that owns the provider's generator."""
         self._task = task
@@ -74,3 +90,31 @@ class RunningTurn:
             self.stopped_by = reason
             if self._task is not None:
                 self._task.cancel()
+
+    def log_user_message(self, turn: Turn) -> None:
+        """Show the message of `turn`: this turn's own, or as it stands in a message handed to it."""
+        self.answer.log(
+            protocol.UserMessage,
+            message_id=turn.message_id,
+            id=turn.client_id,
+            content=turn.content,
+            attachments=tuple(turn.attachments),
+        )
+
+    def done(self, status: Ending, failure: Failure | None) -> protocol.Done:
+        """The turn's last event, as it would be appended now."""
+        answer, completed = self.answer, self.answer.completed
+        done = protocol.Done(
+            timestamp=timestamp(),
+            thread_id=self.log.thread_id,
+            turn_id=self.turn_id,
+            cursor=self.log.next_cursor(),
+            status=status,
+            message_id=self.turn.answer_id,
+            content=answer.content,
+            stop_reason=completed.stop_reason if completed is not None and status == "completed" else None,
+            usage=answer.usage,
+            duration_ms=self.milliseconds,
+            error=UNSET if failure is None else msgspec.to_builtins(failure),
+        )
+        return protocol.fitted(done, self._frame_bytes)
