@@ -12,6 +12,7 @@ from gateway.approvals import Approvals
 from gateway.auth import Authenticator, authenticator
 from gateway.eventlog.local import LocalEventLog
 from gateway.hub import Hub
+from gateway.loopwatch import LoopWatch
 from gateway.notices import Notices
 from gateway.resume import Resume
 from gateway.runner.local import LocalRunner
@@ -36,6 +37,7 @@ class Services:
     turns: TurnEngine
     resume: Resume
     send_deadlines: SendDeadlines
+    loop_watch: LoopWatch
 
 
 @contextlib.asynccontextmanager
@@ -49,7 +51,11 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
     tokens = authenticator(settings)
     frame_bytes = settings.limits.server_frame_bytes
     hub = Hub()
-    async with SqlStore.open(settings.database) as store, Agents.open(settings) as agents:
+    async with (
+        LoopWatch() as loop_watch,
+        SqlStore.open(settings.database) as store,
+        Agents.open(settings) as agents,
+    ):
         logs = LocalEventLog(store)
         notices = Notices(store, hub)
         approvals = Approvals(store, logs, settings.approval.timeout_seconds)
@@ -76,6 +82,7 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
                     turns=turns,
                     resume=Resume(store, logs, frame_bytes),
                     send_deadlines=send_deadlines,
+                    loop_watch=loop_watch,
                 )
             await logs.checkpoint()
         finally:

@@ -24,8 +24,10 @@ async def health(request: Request) -> Response:
     services: Services = request.app.state.services
     store = await _store(services)
     counts = services.hub.counts()
+    blocks = services.loop_watch.recent()
+    degraded = bool(blocks) or services.runner.stuck > 0
     shown: dict[str, Any] = {
-        "status": "ok" if store is None else "unavailable",
+        "status": "unavailable" if store is not None else "degraded" if degraded else "ok",
         "version": version(),
         "timestamp": timestamp(),
         "connections": {agent.name: counts[agent.name] for agent in services.agents},
@@ -36,6 +38,8 @@ async def health(request: Request) -> Response:
             "store": store or "answers",
             "draining": "yes" if services.runner.draining else "no",
             "turns": f"{services.runner.count} running",
+            "providers": f"{services.runner.stuck} stuck: they did not end when they were stopped",
+            "event loop": "; ".join(f"blocked by {block.task} at {block.where}" for block in blocks) or "never blocked",
             **{f"agent {agent.name}": agent.reason or "configured" for agent in services.agents},
         }
     return answer(shown, 200 if store is None else 503)

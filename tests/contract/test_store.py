@@ -605,9 +605,9 @@ async def test_history_shows_no_queued_message_and_pages_both_ways(store: Store)
     assert list(everything[2].attachments) == [{"n": 1}]
     assert list(everything[3].attachments) == []
     assert await store.messages(key, limit=2) == everything[-2:]
-    assert await store.messages(key, before=6, limit=3) == everything[1:4]
-    assert await store.messages(key, after=3, limit=3) == everything[2:5]
-    assert await store.messages(key, after=10, limit=3) == []
+    assert await store.messages(key, before=positions[4], limit=3) == everything[1:4]
+    assert await store.messages(key, after=positions[1], limit=3) == everything[2:5]
+    assert await store.messages(key, after=positions[-1], limit=3) == []
     assert await store.message(key, "m-0") == everything[0]
     assert await store.message(key, "m-5") is None
     assert await store.message(key, "unknown") is None
@@ -793,3 +793,30 @@ async def test_a_url_that_is_no_use_is_refused_without_its_secrets() -> None:
             async with SqlStore.open(url):
                 pass
         assert "hunter2" not in str(caught.value)
+
+
+async def test_a_message_for_a_running_turn_stands_between_its_question_and_its_answer(store: Store) -> None:
+    first = await store.accept(new("1"))
+    handed = await store.accept(new("2", steer_into=first.turn.turn_id))
+    assert (handed.steered, handed.duplicate, handed.queued) == (True, False, 0)
+    assert (handed.turn.turn_id, handed.turn.message_id) == (first.turn.turn_id, "m-2")
+    await store.finish(end(first))
+    assert [m.message_id for m in await store.messages(first.thread.key, limit=9)] == ["m-1", "m-2", "a-1"]
+    again = await store.accept(new("2", turn_id="u-9", message_id="m-9"))
+    assert (again.steered, again.duplicate, again.turn.message_id) == (True, True, "m-2")
+
+
+async def test_a_message_for_a_turn_that_has_ended_becomes_a_turn_of_its_own(store: Store) -> None:
+    first = await store.accept(new("1"))
+    await store.finish(end(first))
+    second = await store.accept(new("2", steer_into=first.turn.turn_id))
+    assert not second.steered
+    assert (second.turn.turn_id, second.turn.status) == ("u-2", "running")
+
+
+async def test_a_message_that_its_turn_did_not_take_can_be_sent_anew_under_the_same_id(store: Store) -> None:
+    first = await store.accept(new("1"))
+    await store.accept(new("2", steer_into=first.turn.turn_id))
+    await store.unsteer("m-2")
+    queued = await store.accept(new("2"))
+    assert (queued.steered, queued.duplicate, queued.turn.status) == (False, False, "queued")
