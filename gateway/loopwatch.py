@@ -18,7 +18,7 @@ from typing import NamedTuple, Self
 import structlog
 
 BEAT_SECONDS = 0.1
-BLOCKED_SECONDS = 0.5
+BLOCKED_SECONDS = 1.0
 """A loop that does not come round for this long is blocked. Our own longest callbacks take a few milliseconds."""
 REMEMBERED_SECONDS = 600.0
 """How long a block is told of in health."""
@@ -74,13 +74,14 @@ class LoopWatch:
             await asyncio.sleep(BEAT_SECONDS)
 
     def _watch(self, loop_thread: int) -> None:
-        noticed = 0.0
+        noticed, woke = 0.0, time.monotonic()
         while not self._stopping.wait(BEAT_SECONDS):
-            beat = self._beat
-            blocked = time.monotonic() - beat
-            if blocked > BLOCKED_SECONDS and beat != noticed:
+            beat, slept, woke = self._beat, woke, time.monotonic()
+            if woke - slept > BLOCKED_SECONDS / 2:
+                continue  # this thread did not run either: the machine was busy or asleep
+            if woke - beat > BLOCKED_SECONDS and beat != noticed:
                 noticed = beat
-                self._notice(loop_thread, blocked)
+                self._notice(loop_thread, woke - beat)
 
     def _notice(self, loop_thread: int, blocked: float) -> None:
         frame = sys._current_frames().get(loop_thread)
