@@ -10,8 +10,8 @@ Under pytest, one test per rule:
         await require(rule, EchoProvider, message("Hi"))
 
 The turn should give an answer of at least two events. Each rule plays it anew, so a provider should answer it again and
-again. A provider that is an async context manager is entered first. Tasks of a backend in the same event loop count as the
-provider's: run a fake in a thread or a process of its own.
+again. A provider that is an async context manager is entered first. Tasks of a backend in the same loop count as the
+provider's own: run a fake in a thread or a process.
 """
 
 from __future__ import annotations
