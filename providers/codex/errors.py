@@ -57,10 +57,12 @@ def _parts(info: Any) -> tuple[str, int | None]:
     return "other", None
 
 
-def turn_error(info: Any, retried: Any = None) -> ProviderError:
+def turn_error(info: Any, message: str = "", retried: Any = None) -> ProviderError:
     """The error of a failed turn. `retried` is what Codex said when it last tried again: in the end it often
-    calls the same thing `other`."""
+    calls the same thing `other`. So it does with a plain 400, whose body is then the whole `message`."""
     kind, status = _parts(info)
+    if kind == "other" and message.startswith("{"):
+        kind = "badRequest"
     if kind not in _KINDS and retried is not None:
         kind, status = _parts(retried)
     found = _STATUSES.get(status) if status is not None else None

@@ -237,7 +237,7 @@ class Mapping:
         elif str(error.get("message", "")).endswith("reason: max_output_tokens"):
             yield Completed("max_tokens")  # Codex knows no kind for it; the text so far stands
         else:
-            raise turn_error(error.get("codexErrorInfo"), self._retried)
+            raise turn_error(error.get("codexErrorInfo"), str(error.get("message", "")), self._retried)
 
 
 def _call(call_id: str, item: JSON) -> ToolCall:

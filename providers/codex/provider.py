@@ -94,7 +94,8 @@ class CodexProvider:
     ) -> None:
         assert self._stack is not None  # noqa: S101 - entered before
         try:
-            await self._stack.__aexit__(kind, error, trace)
+            # What happened in the body goes on as it is: the task group would wrap it.
+            await self._stack.__aexit__(None, None, None)
         finally:
             self._server = self._leases = self._stack = None
 

@@ -92,6 +92,7 @@ class CustomToolCall:
     name: str
     input: str
     call_id: str | None = None
+    namespace: str | None = None
 
 
 @dataclass(frozen=True)
@@ -182,7 +183,12 @@ class Call:
 
     @property
     def tools(self) -> set[str]:
-        return {str(tool.get("name", tool["type"])) for tool in self.body.get("tools", [])}
+        """The names of the tools on offer; some clients offer them as items of the input."""
+        offered = list(self.body.get("tools") or [])
+        for item in self.input:
+            if item.get("type") == "additional_tools":
+                offered += item["tools"]
+        return {str(tool.get("name", tool["type"])) for tool in offered}
 
 
 def unused_port() -> int:
@@ -261,6 +267,9 @@ def _items_problem(items: Iterable[Any]) -> str | None:
         elif kind == "reasoning":
             if not isinstance(item.get("summary"), list):
                 return f"input[{index}].summary is missing"
+        elif kind == "additional_tools":
+            if item.get("role") != "developer" or not isinstance(item.get("tools"), list):
+                return f"input[{index}] lacks a field of an additional_tools"
         elif kind not in {"web_search_call", "item_reference", "compaction", "image_generation_call"}:
             return f"input[{index}].type {kind!r} is unknown"
     if open_calls:
@@ -509,6 +518,8 @@ async def _item(
     elif isinstance(part, CustomToolCall):
         item = {"id": f"ctc_{key}", "type": "custom_tool_call", "name": part.name, "status": "in_progress"}
         item["call_id"] = part.call_id or f"call_{key}"
+        if part.namespace:
+            item["namespace"] = part.namespace
         where = at | {"item_id": item["id"]}
         yield at | {"type": "response.output_item.added", "item": item | {"input": ""}}
         yield where | {"type": "response.custom_tool_call_input.delta", "delta": part.input}

@@ -56,7 +56,7 @@ def options(home: Path, api: ResponsesApi, *, port: int | None = None, **more: A
         "model_provider": "fake",
         "codex_home": str(home / "codex-home"),
         "cwd": str(home / "work"),
-        "env": {"FAKE_KEY": "test-key"},
+        "env": {"FAKE_KEY": "test-key", "HOME": str(home)},
         **more,
         "config": config(api, port=port, **more.get("config", {})),
     }

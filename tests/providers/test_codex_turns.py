@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import signal
 from collections.abc import AsyncIterator
@@ -115,10 +116,9 @@ async def test_a_web_search_is_a_tool_call(api: ResponsesApi, tmp_path: Path) ->
 async def test_a_plan_is_a_tool_call_that_returns_at_once_with_its_steps(api: ResponsesApi, tmp_path: Path) -> None:
     plan = {"plan": [{"step": "look", "status": "completed"}, {"step": "write", "status": "in_progress"}]}
     api.script(Reply(FunctionCall("update_plan", plan)), Reply(Text("ok")))
-    async with codex(tmp_path, api, config={"include_plan_tool": True, "tools.update_plan": True}) as provider:
+    async with codex(tmp_path, api, config={"tools.update_plan.enabled": True}) as provider:
         events = await run(provider, turn("go"))
-    if "update_plan" not in api.calls[0].tools:
-        pytest.fail(f"this Codex offers no plan tool: {sorted(api.calls[0].tools)}")
+    assert "update_plan" in api.calls[0].tools
     (call,), (result,) = of(ToolCall, events), of(ToolResult, events)
     assert (call.name, call.title) == ("plan", "write")
     assert result.summary == "[x] look\n[>] write"
@@ -366,9 +366,11 @@ async def test_two_threads_that_adopted_the_same_codex_thread_take_turns(api: Re
     assert [text(events) for events in both] == ["re 1", "re 2", "re 3"]
 
 
-async def test_a_patch_by_the_patch_tool_shows_its_diff(api: ResponsesApi, tmp_path: Path) -> None:
+async def test_a_patch_from_the_models_own_script_shows_its_diff(api: ResponsesApi, tmp_path: Path) -> None:
+    """Newer models call tools from JavaScript that Codex runs for them, instead of one by one."""
     patch = "*** Begin Patch\n*** Add File: hello.txt\n+hi there\n*** End Patch\n"
-    api.script(Reply(CustomToolCall("apply_patch", patch, "p1")), Reply(Text("ok")))
+    script = f"text(await tools.apply_patch({json.dumps(patch)}))"
+    api.script(Reply(CustomToolCall("exec", script, "p1", "functions")), Reply(Text("ok")))
     async with codex(tmp_path, api, sandbox="workspace-write", model="gpt-5.6-sol") as provider:
         events = await run(provider, turn("go"))
     (call,), (result,) = of(ToolCall, events), of(ToolResult, events)
