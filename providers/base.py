@@ -13,8 +13,8 @@ from typing import Any, Literal, Protocol, TypeAlias
 from providers.events import Event
 
 __all__ = [
-    "CAPABILITIES",
     "APPROVED",
+    "CAPABILITIES",
     "DECLINED",
     "ApprovalRequest",
     "Capability",

@@ -83,9 +83,9 @@ class CodexProvider:
         async with contextlib.AsyncExitStack() as stack:
             group = await stack.enter_async_context(asyncio.TaskGroup())
             self._server = AppServer(self._command, self._options.environment(), group)
-            stack.push_async_callback(self._server.stop)
             self._leases = Leases(group)
             stack.push_async_callback(self._leases.end)
+            stack.push_async_callback(self._server.stop)  # first of all: it ends every turn that still runs
             self._stack = stack.pop_all()
         return self
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Sequence
-from typing import Any, TypeAlias
+from collections.abc import AsyncIterator, Coroutine, Sequence
+from typing import Any, TypeAlias, TypeVar
 
 from providers.base import Message, Turn
 from providers.codex.client import Client, Disconnected, Inbox, Overflow, RpcError
@@ -17,6 +17,7 @@ from providers.errors import ProviderError
 __all__ = ["SESSION_KEY", "Threads", "user_input"]
 
 JSON: TypeAlias = dict[str, Any]
+T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 SESSION_KEY = "codex_thread_id"
@@ -86,17 +87,22 @@ class Threads:
                 await stack.enter_async_context(self._alone(known, turn.connect_seconds))
                 inbox = stack.enter_context(client.follow(known))
                 async with self._starting:
-                    found = await self._resume(client, known)
+                    found, cancelled = await _through(self._resume(client, known), client)
                 if found:
                     stack.push_async_callback(release, client, inbox)
+                if cancelled is not None:
+                    raise cancelled
+                if found:
                     yield inbox
                     return
                 await stack.aclose()
             async with self._starting:
-                thread_id = await self._start(client, turn)
-            await stack.enter_async_context(self._alone(thread_id, turn.connect_seconds))
+                thread_id, cancelled = await _through(self._start(client, turn), client)
             inbox = stack.enter_context(client.follow(thread_id))
             stack.push_async_callback(release, client, inbox)
+            if cancelled is not None:
+                raise cancelled
+            await stack.enter_async_context(self._alone(thread_id, turn.connect_seconds))
             items = _items(turn.messages[:-1])
             if items:
                 await _ask(client, "thread/inject_items", {"threadId": thread_id, "items": items})
@@ -148,6 +154,27 @@ class Threads:
             return True
 
 
+async def _through(work: Coroutine[Any, Any, T], client: Client) -> tuple[T, asyncio.CancelledError | None]:
+    """The result of what loads a thread, and whether it was cancelled meanwhile.
+
+    Once asked for, the answer is waited for all the same: what it loads must be released. Bounded by
+    RELEASE_SECONDS from the cancellation on.
+    """
+    task = asyncio.create_task(work)
+    cancelled: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            await asyncio.wait((task,), timeout=None if cancelled is None else RELEASE_SECONDS)
+            if not task.done():
+                client.retire()
+                task.cancel()
+        except asyncio.CancelledError as error:
+            cancelled = error
+    if cancelled is not None and (task.cancelled() or task.exception() is not None):
+        raise cancelled
+    return task.result(), cancelled
+
+
 async def _ask(client: Client, method: str, params: JSON, *, raw: bool = False) -> Any:
     """A request before the turn has begun: whatever goes wrong, the model was not asked."""
     try:
@@ -167,6 +194,8 @@ async def release(client: Client, inbox: Inbox) -> None:
 
     Bounded by RELEASE_SECONDS; a process that cannot do it in time gets no further turn.
     """
+    if client.retired:  # it is about to end anyway, and may not be answering
+        return
     try:
         async with asyncio.timeout(RELEASE_SECONDS):
             result = await client.request("thread/unsubscribe", {"threadId": inbox.thread_id})

@@ -67,11 +67,17 @@ def turn(content: str, /, *, history: Sequence[Message] = (), **fields: Any) -> 
     return Turn(**given | {"messages": (*history, Message("user", content))} | fields)
 
 
+async def collect(provider: CodexProvider, what: Turn, into: list[Event]) -> None:
+    """Run a turn as the gateway does, keeping its events whatever becomes of it."""
+    async with contextlib.aclosing(provider.stream(what)) as stream:
+        async for event in stream:
+            into.append(event)
+
+
 async def run(provider: CodexProvider, what: Turn) -> list[Event]:
     events: list[Event] = []
-    async with asyncio.timeout(SECONDS), contextlib.aclosing(provider.stream(what)) as stream:
-        async for event in stream:
-            events.append(event)
+    async with asyncio.timeout(SECONDS):
+        await collect(provider, what, events)
     assert isinstance(events[-1], Completed)
     assert sum(isinstance(event, Completed) for event in events) == 1
     return events
@@ -147,6 +153,7 @@ async def terminal(home: Path, api: ResponsesApi, *arguments: str, cwd: Path | N
     overrides = {"model": "test-model", "model_provider": "fake", **config(api)}
     from providers.codex.options import toml
 
+    (home / "codex-home").mkdir(exist_ok=True)
     line = [BINARY, "exec", "--skip-git-repo-check"]
     for key, value in overrides.items():
         line += ["-c", f"{key}={toml(value)}"]
@@ -183,7 +190,7 @@ def processes(marker: str) -> list[int]:
 async def until(condition: Callable[[], bool], within: float = 10.0) -> None:
     """Wait for something that other processes do, of which nobody tells."""
     async with asyncio.timeout(within):
-        while not condition():
+        while not condition():  # noqa: ASYNC110 - see above: there is no event to wait for
             await asyncio.sleep(0.02)
 
 

@@ -14,7 +14,9 @@ import pytest
 
 from providers import (
     Completed,
+    Event,
     Message,
+    ProviderError,
     ReasoningDelta,
     SessionUpdated,
     TextDelta,
@@ -41,6 +43,7 @@ from tests.providers.codex_kit import (
     SECONDS,
     child_of,
     codex,
+    collect,
     failure,
     of,
     processes,
@@ -64,12 +67,15 @@ async def test_text_and_reasoning_arrive_piece_by_piece_while_the_model_still_sp
     more = asyncio.Event()
     api.script(Reply(Reasoning("I ", "think"), Text("Hel", more, "lo"), input_tokens=20, reasoning_tokens=3))
     events = []
-    async with codex(tmp_path, api) as provider, asyncio.timeout(SECONDS):
-        async with contextlib.aclosing(provider.stream(turn("Hi"))) as stream:
-            async for event in stream:
-                events.append(event)
-                if isinstance(event, TextDelta):
-                    more.set()  # the rest is said only once the beginning is here
+    async with (
+        asyncio.timeout(SECONDS),
+        codex(tmp_path, api) as provider,
+        contextlib.aclosing(provider.stream(turn("Hi"))) as stream,
+    ):
+        async for event in stream:
+            events.append(event)
+            if isinstance(event, TextDelta):
+                more.set()  # the rest is said only once the beginning is here
     assert "".join(e.text for e in of(ReasoningDelta, events)) == "I think"
     assert [e.text for e in of(TextDelta, events)] == ["Hel", "lo"]
     assert of(Usage, events)[-1] == Usage(input_tokens=20, output_tokens=7, reasoning_tokens=3)
@@ -179,10 +185,9 @@ async def test_an_error_upstream_is_told_by_its_code_and_never_quoted(
 async def test_a_failed_turn_leaves_the_thread_usable(api: ResponsesApi, tmp_path: Path) -> None:
     api.script(Refuse(400, "invalid_request_error"), Reply(Text("better")))
     async with codex(tmp_path, api) as provider:
-        seen = []
-        with pytest.raises(Exception, match="invalid_request"):
-            async for event in provider.stream(turn("one")):
-                seen.append(event)
+        seen: list[Event] = []
+        with pytest.raises(ProviderError, match="invalid_request"):
+            await collect(provider, turn("one"), seen)
         events = await run(provider, turn("two", session=session(seen)))
     assert text(events) == "better"
 
@@ -242,12 +247,9 @@ async def test_an_unreachable_upstream_is_silent_until_cancelled_and_then_gone(
     api: ResponsesApi, tmp_path: Path
 ) -> None:
     async with codex(tmp_path, api, port=unused_port()) as provider:
-        events = []
-        stream = provider.stream(turn("go"))
-        with pytest.raises(TimeoutError):
-            async with asyncio.timeout(2.0), contextlib.aclosing(stream):  # the gateway's own deadline
-                async for event in stream:
-                    events.append(event)
+        events: list[Event] = []
+        with pytest.raises(TimeoutError):  # the gateway's own deadline
+            await asyncio.wait_for(collect(provider, turn("go"), events), 2.0)
         assert [type(event) for event in events] == [SessionUpdated]
         client = await provider.server.client(1.0)
         loaded = await client.request("thread/loaded/list", {})
@@ -309,13 +311,16 @@ async def test_a_steering_message_reaches_the_running_turn(api: ResponsesApi, tm
         Reply(Text("Done, and in blue.")),
     )
     events = []
-    async with codex(tmp_path, api) as provider, asyncio.timeout(SECONDS):
-        async with contextlib.aclosing(provider.stream(turn("paint it", steering=steering()))) as stream:
-            async for event in stream:
-                events.append(event)
-                if isinstance(event, ToolResult):
-                    messages.put_nowait(Message("user", "in blue"))
-                    go_on.set()
+    async with (
+        asyncio.timeout(SECONDS),
+        codex(tmp_path, api) as provider,
+        contextlib.aclosing(provider.stream(turn("paint it", steering=steering()))) as stream,
+    ):
+        async for event in stream:
+            events.append(event)
+            if isinstance(event, ToolResult):
+                messages.put_nowait(Message("user", "in blue"))
+                go_on.set()
     assert any("in blue" in call.texts("user") for call in api.calls)
     assert len(of(Completed, events)) == 1
     assert text(events).endswith("Done, and in blue.")
