@@ -43,6 +43,8 @@ def create_app(settings: Settings) -> Starlette:
             Route("/api/health/live", health.live),
             Route("/api/health/ready", health.ready),
             Route("/api/agents", rest.agents),
+            Route("/api/agents/{agent}/sessions", rest.sessions),
+            Route("/api/agents/{agent}/sessions/{session_id}", rest.adopt_session, methods=["POST"]),
             Route("/api/threads", rest.threads),
             Route("/api/threads/{thread_id}", rest.thread),
             Route("/api/threads/{thread_id}", rest.rename_thread, methods=["PATCH"]),

@@ -13,6 +13,7 @@ GatewayError
 │   └── QueueFull                          as many turns wait in the thread as may
 ├── LimitExceeded       limit_exceeded     more of something than one connection may have
 ├── AgentUnavailable    agent_unavailable  the agent is not configured; the reason is for the operator
+├── UpstreamFailed      upstream_failed    the agent's backend could not do what was asked for just now
 ├── Draining            draining           this server is about to stop; another one takes new messages
 └── StoreUnavailable    unavailable        the database does not answer
 """
@@ -102,6 +103,10 @@ class LimitExceeded(GatewayError):
 
 class AgentUnavailable(GatewayError):
     code, status = "agent_unavailable", 503
+
+
+class UpstreamFailed(GatewayError):
+    code, status, retryable = "upstream_failed", 502, True
 
 
 class Draining(GatewayError):

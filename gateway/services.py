@@ -17,6 +17,7 @@ from gateway.notices import Notices
 from gateway.resume import Resume
 from gateway.runner.local import LocalRunner
 from gateway.senddeadline import SendDeadlines
+from gateway.sessions import Sessions
 from gateway.settings import Settings
 from gateway.store.base import Store
 from gateway.store.sql import SqlStore
@@ -36,6 +37,7 @@ class Services:
     runner: LocalRunner
     turns: TurnEngine
     resume: Resume
+    sessions: Sessions
     send_deadlines: SendDeadlines
     loop_watch: LoopWatch
 
@@ -81,6 +83,7 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
                     runner=runner,
                     turns=turns,
                     resume=Resume(store, logs, frame_bytes),
+                    sessions=Sessions(store, agents, notices),
                     send_deadlines=send_deadlines,
                     loop_watch=loop_watch,
                 )

@@ -46,6 +46,34 @@ async def agents(request: Request) -> Response:
     return answer({"agents": listed})
 
 
+async def sessions(request: Request) -> Response:
+    """`GET /api/agents/{agent}/sessions`: what began elsewhere and can be adopted."""
+    identity = identity_of(request)
+    services: Services = request.app.state.services
+    found = await services.sessions.listed(identity.user_id, request.path_params["agent"])
+    listed = [
+        {
+            "id": session.id,
+            "title": session.title,
+            "cwd": session.cwd,
+            "created_at": rfc3339(session.created_at),
+            "updated_at": rfc3339(session.updated_at),
+        }
+        for session in found
+    ]
+    return answer({"sessions": listed})
+
+
+async def adopt_session(request: Request) -> Response:
+    """`POST /api/agents/{agent}/sessions/{session_id}`: go on with it as a thread."""
+    identity = identity_of(request)
+    services: Services = request.app.state.services
+    path = request.path_params
+    adopted, made = await services.sessions.adopt(identity.user_id, path["agent"], path["session_id"])
+    summary = await _summary(services, identity.user_id, adopted.thread_id)
+    return answer(_shown_thread(summary), 201 if made else 200)
+
+
 async def send_message(request: Request) -> Response:
     """`POST /api/{agent}/messages`: a turn in the background."""
     identity = identity_of(request)

@@ -11,6 +11,7 @@ from typing import Protocol
 from gateway.errors import IdConflict, QueueFull, StoreUnavailable, WrongAgent
 from gateway.store.records import (
     Accepted,
+    Adoption,
     Approval,
     Checkpoint,
     Message,
@@ -42,6 +43,11 @@ class Store(Protocol):
                 sent to another agent is an IdConflict.
             ValueError: the `turn_id` was used before.
         """
+        ...
+
+    async def adopt(self, adoption: Adoption) -> tuple[Thread, bool]:
+        """Make the thread with its session and its history, unless the user has one of that id. Returns it, and
+        whether it was made just now."""
         ...
 
     async def unsteer(self, message_id: str) -> None:

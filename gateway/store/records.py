@@ -84,6 +84,29 @@ class NewTurn(msgspec.Struct, frozen=True, kw_only=True):
     at: int
 
 
+class Exchange(msgspec.Struct, frozen=True, kw_only=True):
+    """A question and its answer, from elsewhere."""
+
+    turn_id: str
+    message_id: str
+    answer_id: str
+    question: str
+    answer: str
+
+
+class Adoption(msgspec.Struct, frozen=True, kw_only=True):
+    """A session that began elsewhere, to go on as a thread."""
+
+    user_id: str
+    agent: str
+    thread_id: str
+    title: str
+    session: Mapping[str, Any]
+    exchanges: Sequence[Exchange]
+    epoch: int
+    at: int
+
+
 class Accepted(msgspec.Struct, frozen=True, kw_only=True):
     thread: Thread
     turn: Turn

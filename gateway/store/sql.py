@@ -10,12 +10,13 @@ from typing import TypeVar
 
 from sqlalchemy import URL, Connection, Engine, text
 
-from gateway.store import log, steering, threads, turns
+from gateway.store import adopting, log, steering, threads, turns
 from gateway.store.base import StoreUnavailable
 from gateway.store.engine import READERS, create_file, sqlite_engine, sqlite_url, translated
 from gateway.store.migrate import migrate
 from gateway.store.records import (
     Accepted,
+    Adoption,
     Approval,
     Checkpoint,
     Message,
@@ -100,6 +101,9 @@ class SqlStore:
                     return found
         # Either the turn is deleted each time between the two, or it is not the client's id that is taken.
         raise ValueError("the turn_id was used before")
+
+    async def adopt(self, adoption: Adoption) -> tuple[Thread, bool]:
+        return await self._writer.run(lambda connection: adopting.adopt(connection, adoption))
 
     async def unsteer(self, message_id: str) -> None:
         await self._writer.run(lambda connection: steering.unsteer(connection, message_id))
