@@ -7,9 +7,10 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontext
 from typing import Any
 
 from providers.base import Message, Provider, Turn
+from providers.errors import ProviderError
 from providers.events import Event
 from providers.testing import answers, conduct, identity
-from providers.testing.play import Examination, Limits
+from providers.testing.play import Examination, Limits, Recording
 from providers.testing.report import Broken, Finding, Report, Unanswered, described
 from providers.testing.rules import RULES_BY_SENTENCE, Rule
 
@@ -65,7 +66,9 @@ async def examine(
         await _finding(rule, it) if play or not rule.plays else Finding(rule.sentence, None, skipped=True)
         for rule in map(RULES_BY_SENTENCE.__getitem__, RULES)
     ]
-    return Report(tuple(findings), it.turns)
+    played = await it.recording() if play else Recording()
+    failure = str(played.failure) if isinstance(played.failure, ProviderError) else played.problem
+    return Report(tuple(findings), it.turns, failure, played.first_text, played.seconds)
 
 
 async def require(

@@ -42,6 +42,12 @@ class Report:
     findings: tuple[Finding, ...]
     turns: int = 0
     """How many turns were played for it: so many times, at least, the backend was called."""
+    failure: str | None = None
+    """Why the recorded turn was not answered, if it was not. The message of a `ProviderError`, else the kit's words."""
+    first_text: float | None = None
+    """Seconds from the start of the recorded turn to its first piece of text."""
+    seconds: float = 0.0
+    """How long the recorded turn took."""
 
     @property
     def ok(self) -> bool:

@@ -25,7 +25,17 @@ from providers import (
     Usage,
 )
 
-__all__ = ["WRONG", "CompletesTwice", "Fails", "FailsProperly", "Good", "RaisesAnything", "WillNotStop", "WithSessions"]
+__all__ = [
+    "WRONG",
+    "CompletesTwice",
+    "Fails",
+    "FailsProperly",
+    "Good",
+    "NeverStops",
+    "RaisesAnything",
+    "WillNotStop",
+    "WithSessions",
+]
 
 
 class Good:
@@ -229,14 +239,22 @@ class NeverEnds(Good):
 
 
 class WillNotStop(Good):
-    """Also when it is cancelled, for as long as the kit has patience."""
+    """Also when it is cancelled."""
+
+    seconds = 4.0
 
     async def more(self, turn: Turn) -> list[Any]:
-        until = time.monotonic() + 4
+        until = time.monotonic() + self.seconds
         while time.monotonic() < until:
             with suppress(asyncio.CancelledError):
                 await asyncio.sleep(until - time.monotonic())
         return []
+
+
+class NeverStops(WillNotStop):
+    """Nothing but the end of the process ends it."""
+
+    seconds = 3600.0
 
 
 class Fails(Good):
