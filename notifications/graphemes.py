@@ -11,6 +11,8 @@ __all__ = ["largest_prefix", "well_formed"]
 
 _ILL_FORMED = re.compile("[\x00\ud800-\udfff]")
 _CLUSTER = regex.compile(r"\X")
+_PLAIN = re.compile("[\x20-\x7e](?=[\x20-\x7e])")
+_NEAR = 64
 
 
 def well_formed(text: str) -> str:
@@ -43,11 +45,15 @@ def _boundary(text: str, at: int) -> int:
     """The last cluster boundary at or before `at`.
 
     Every rule of UAX #29 looks back any distance but ahead by only one code point, so the clusters up to
-    and with the one that holds `at` come out right without seeing more.
+    and with the one that holds `at` come out right without seeing more. Between two printable ASCII
+    characters there is always a boundary: most texts have one nearby to start from.
     """
     if at >= len(text):
         return len(text)
-    boundary = 0
-    for cluster in _CLUSTER.finditer(text[: at + 1]):
-        boundary = cluster.start()
+    start = 0
+    for plain in _PLAIN.finditer(text, max(0, at - _NEAR), at + 1):
+        start = plain.end()
+    boundary = start
+    for cluster in _CLUSTER.finditer(text[start : at + 1]):
+        boundary = start + cluster.start()
     return boundary

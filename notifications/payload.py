@@ -96,7 +96,7 @@ def apns(push: Push) -> bytes:
             aps["badge"] = push.badge
         return _encode({"aps": aps, "agentline": _names(push) | extra})
 
-    return _fit(push, build, lambda payload: len(payload) <= APNS_LIMIT, APNS_LIMIT, shown=True)
+    return _fit(push, build, len, APNS_LIMIT, shown=True)
 
 
 def fcm_data(push: Push) -> dict[str, str]:
@@ -108,7 +108,7 @@ def fcm_data(push: Push) -> dict[str, str]:
             fields["badge"] = push.badge
         return {name: _string(value) for name, value in fields.items()}
 
-    return _fit(push, build, lambda data: len(_encode(data)) <= FCM_LIMIT, FCM_LIMIT, shown=False)
+    return _fit(push, build, lambda data: len(_encode(data)), FCM_LIMIT, shown=False)
 
 
 def webpush(push: Push) -> bytes:
@@ -120,7 +120,7 @@ def webpush(push: Push) -> bytes:
             fields["badge"] = push.badge
         return _encode(fields)
 
-    return _fit(push, build, lambda payload: len(payload) <= WEBPUSH_LIMIT, WEBPUSH_LIMIT, shown=False)
+    return _fit(push, build, len, WEBPUSH_LIMIT, shown=False)
 
 
 def ntfy(push: Push, topic: str) -> bytes:
@@ -137,49 +137,52 @@ def ntfy(push: Push, topic: str) -> bytes:
             fields["click"] = push.link
         return _encode(fields)
 
-    def fits(payload: bytes) -> bool:
-        return (
-            len(payload) <= NTFY_LIMIT and len(msgspec.json.decode(payload)["message"].encode()) <= NTFY_MESSAGE_LIMIT
-        )
-
-    return _fit(push, build, fits, NTFY_MESSAGE_LIMIT, shown=True)
+    return _fit(push, build, len, NTFY_LIMIT, shown=True, copies=2, most=NTFY_MESSAGE_LIMIT)
 
 
 def _fit(
     push: Push,
     build: Callable[[str, dict[str, Any]], _P],
-    fits: Callable[[_P], bool],
-    most: int,
+    size: Callable[[_P], int],
+    limit: int,
     *,
     shown: bool,
+    copies: int = 1,
+    most: int | None = None,
 ) -> _P:
-    """The payload with as much of the text as fits.
+    """The payload with as much of the text as fits into `limit` bytes, of which `size` knows how many it has.
 
-    `most` bounds the code points that could ever fit. `shown` says that the system shows the body itself,
-    so a payload without text says in a phrase what it is about; else the app decides what to show.
+    `shown` says that the system shows the body itself, so a payload without text says in a phrase what it
+    is about; else the app decides what to show. The text stands in the payload `copies` times, and may have
+    `most` bytes by itself.
     """
     if push.kind == "seen":
-        whole = build("", {})
-        if not fits(whole):
-            raise PayloadTooLarge("the ids alone exceed the limit")
-        return whole
+        return _bare(build("", {}), size, limit)
     rest: dict[str, Any] = {"truncated": True, "length": push.length}
     if push.fetch_token is not None:
         rest["fetch_token"] = push.fetch_token
     if push.id_only:
-        bare = build(_PHRASES[push.kind] if shown else "", rest)
-        if not fits(bare):
-            raise PayloadTooLarge("the ids alone exceed the limit")
-        return bare
-    # One code point more than could fit tells the last boundary apart; no more of a long text is ever touched.
+        return _bare(build(_PHRASES[push.kind] if shown else "", rest), size, limit)
+    most = most or limit
+    # A code point has a byte at least, and one more tells the last boundary apart: no more of a long text is touched.
     text = well_formed(push.body[: most + 1])
-    if push.length <= len(text):
+    if push.length <= len(text) and len(text.encode()) <= most:
         whole = build(text, {})
-        if fits(whole):
+        if size(whole) <= limit:
             return whole
-    if not fits(build("", rest)):
+    room = limit - size(_bare(build("", rest), size, limit))
+
+    def fits(prefix: str) -> bool:
+        # The size of an encoded text is the sum of what its characters cost, wherever it stands.
+        return copies * (len(_encode(prefix)) - 2) <= room and len(prefix.encode()) <= most
+
+    return build(largest_prefix(text, most, fits), rest)
+
+
+def _bare(payload: _P, size: Callable[[_P], int], limit: int) -> _P:
+    if size(payload) > limit:
         raise PayloadTooLarge("the ids alone exceed the limit")
-    return build(largest_prefix(text, most, lambda prefix: fits(build(prefix, rest))), rest)
+    return payload
 
 
 def _names(push: Push) -> dict[str, Any]:
