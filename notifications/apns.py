@@ -19,7 +19,8 @@ from urllib.parse import urlsplit
 import msgspec
 
 from notifications import payload
-from notifications.http2 import Connection, ConnectionFailed, Limits, NotSent, Response, Unanswered
+from notifications.errors import ConnectionFailed, NotSent, Unanswered
+from notifications.http2 import Connection, Limits, Response
 from notifications.provider_token import ProviderToken
 from notifications.records import Device, Push
 from notifications.verdict import Verdict
@@ -241,7 +242,7 @@ def _read(response: Response) -> tuple[str, int | None]:
     if response.status == 200:
         return "", None
     reason, gone_at = f"status_{response.status}", None
-    with contextlib.suppress(msgspec.DecodeError):
+    with contextlib.suppress(msgspec.DecodeError, UnicodeDecodeError):
         body = msgspec.json.decode(response.body)
         if isinstance(body, dict):
             word = body.get("reason")

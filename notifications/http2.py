@@ -1,11 +1,7 @@
 """One HTTP/2 client connection with many streams, for requests with small bodies. Knows nothing of APNs.
 
-It tells exactly what became of a request:
-
-    Response            the peer answered
-    NotSent             the peer surely did not process it (never opened, refused, above GOAWAY's last id,
-                        body not complete): it may be sent again at once
-    Unanswered          the peer may have processed it
+A request ends with a `Response`; with `NotSent` when the peer surely did not process it (never opened,
+refused, above GOAWAY's last id, body not complete); or with `Unanswered` when it may have.
 
 No task and no lock: bytes come in through an `asyncio.Protocol`, requests wait in one queue that `_pump`
 empties as far as stream limit, flow control windows and the socket's buffer allow.
@@ -39,37 +35,15 @@ from h2.events import (
 from h2.exceptions import H2Error
 from h2.settings import SettingCodes, Settings
 
-__all__ = ["Connection", "ConnectionFailed", "Limits", "NotSent", "Response", "Unanswered"]
+from notifications.errors import ConnectionFailed, NotSent, Unanswered
+
+__all__ = ["Connection", "Limits", "Response"]
 
 Headers = Sequence[tuple[str, str]]
 
 _GOAWAY = 0x7
 _FRAME_HEADER = 9
 _NEVER_ABOVE = 2**31 - 1
-
-
-class NotSent(Exception):
-    """The peer did not process the request; `reason` is one of our own words."""
-
-    def __init__(self, reason: str) -> None:
-        super().__init__(reason)
-        self.reason = reason
-
-
-class Unanswered(Exception):
-    """The request went out whole and no answer came: nobody knows."""
-
-    def __init__(self, reason: str) -> None:
-        super().__init__(reason)
-        self.reason = reason
-
-
-class ConnectionFailed(Exception):
-    """No connection came about."""
-
-    def __init__(self, reason: str) -> None:
-        super().__init__(reason)
-        self.reason = reason
 
 
 @dataclass(frozen=True, slots=True)

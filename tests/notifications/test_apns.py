@@ -192,9 +192,12 @@ async def test_a_fault_amid_traffic_loses_nothing_and_repeats_only_what_nobody_c
 ) -> None:
     apns_fake.script = script
     apns_fake.latency = 0.01
-    async with asyncio.timeout(15), apns_fake.serving(authority):
-        async with Apns(apns_settings(limits=QUICK, request_seconds=1.5)) as apns:
-            unknown = await send_until_sent(apns, 250)
+    async with (
+        asyncio.timeout(15),
+        apns_fake.serving(authority),
+        Apns(apns_settings(limits=QUICK, request_seconds=1.5)) as apns,
+    ):
+        unknown = await send_until_sent(apns, 250)
     times = apns_fake.times
     assert len(times) == 250
     assert apns_fake.violations == []
