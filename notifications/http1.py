@@ -8,6 +8,7 @@ Web Push endpoint is a secret; nor does a push ever follow a redirect or keep a 
 from __future__ import annotations
 
 import asyncio
+import logging
 import ssl
 from collections.abc import Mapping
 from contextlib import aclosing
@@ -21,6 +22,9 @@ import httpx2
 from notifications.errors import ConnectionFailed, NotSent, Unanswered
 
 __all__ = ["Answer", "Http1"]
+
+# At DEBUG it writes hosts and the headers of answers, which may repeat a secret URL.
+logging.getLogger("httpcore2").setLevel(logging.WARNING)
 
 _BODY_BYTES = 16_384
 

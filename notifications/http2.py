@@ -14,6 +14,7 @@ under way. So GOAWAY frames are taken out of the byte stream before `h2` sees th
 from __future__ import annotations
 
 import asyncio
+import logging
 import ssl
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -38,6 +39,9 @@ from h2.settings import SettingCodes, Settings
 from notifications.errors import ConnectionFailed, NotSent, Unanswered
 
 __all__ = ["Connection", "Limits", "Response"]
+
+# At DEBUG it writes every header, the tokens too, whatever level the application asks for.
+logging.getLogger("hpack").setLevel(logging.WARNING)
 
 Headers = Sequence[tuple[str, str]]
 

@@ -15,7 +15,6 @@ import contextlib
 import logging
 import random
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -78,7 +77,19 @@ class _Lane:
     freed: asyncio.Event = field(default_factory=asyncio.Event)
     running: int = 0
     breakers: dict[str, Breaker] = field(default_factory=dict)
-    busy: Counter[str] = field(default_factory=Counter)
+    begun: dict[str, list[float]] = field(default_factory=dict)
+    """By channel: when the attempts under way began (monotonic seconds)."""
+
+    def crowded(self, channel: str) -> float:
+        """0 if the channel takes another attempt, else in how many seconds to come back.
+
+        A quick service has a place again in a moment; how long its oldest attempt is under way tells a slow
+        one, and its rows are then not looked at all the time.
+        """
+        begun = self.begun.get(channel, [])
+        if len(begun) < self.transport.channel_limit:
+            return 0.0
+        return min(max(time.monotonic() - min(begun), 0.02), 5.0)
 
 
 class Outbox:
@@ -204,12 +215,13 @@ class Outbox:
             return
         channel = lane.transport.channel(row.device)
         breaker = lane.breakers.get(channel) or self._breaker(lane, channel)
-        wait = 1.0 if lane.busy[channel] >= lane.transport.channel_limit else breaker.admit(time.monotonic())
+        wait = lane.crowded(channel) or breaker.admit(time.monotonic())
         if wait:
             await self._reschedule(row, wait, row.attempts, "waiting")
             return
         began = time.monotonic()
-        lane.busy[channel] += 1
+        begun = lane.begun.setdefault(channel, [])
+        begun.append(began)
         concluded = False
         try:
             # Looked at again just before sending: somebody may have seen it since the row was due.
@@ -230,9 +242,9 @@ class Outbox:
         finally:
             if not concluded:
                 breaker.released()
-            lane.busy[channel] -= 1
-            if not lane.busy[channel]:
-                del lane.busy[channel]
+            begun.remove(began)
+            if not begun:
+                del lane.begun[channel]
         await self._apply(row, verdict)
 
     async def _attempt(self, lane: _Lane, row: Delivery) -> Verdict:

@@ -126,7 +126,7 @@ async def test_each_push_service_is_a_channel_of_its_own(make: Any, authority: A
 async def test_an_endpoint_is_in_no_log_line(
     fake: WebPushFake, authority: Authority, make: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level(logging.INFO)
+    caplog.set_level(logging.DEBUG)
     async with fake.serving(authority), make() as web:
         await send(web, browser(fake, web, "secret-name"))
         fake.script = lambda number, browser: Reply(500)
