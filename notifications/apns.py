@@ -78,10 +78,8 @@ class _Host:
     name: str
     port: int
     connection: Connection | None = None
-    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
-    failures: int = 0
-    """Connects that failed so far: whoever waited for one of them shares its failure."""
-    reason: str = ""
+    connecting: asyncio.Future[str] | None = None
+    """While somebody connects; its result is the reason of the failure, or nothing."""
 
 
 class Apns:
@@ -202,22 +200,25 @@ class Apns:
         One connects for all who wait, and they share its failure: a dead host costs each one connect
         deadline, not one for everybody before it.
         """
-        if host.connection is not None and host.connection.available:
-            return host.connection
-        failures = host.failures
-        async with host.lock:
-            if host.connection is not None and host.connection.available:
-                return host.connection
-            if host.failures != failures:
-                raise ConnectionFailed(host.reason)
+        while host.connection is None or not host.connection.available:
+            if host.connecting is not None:
+                reason = await asyncio.shield(host.connecting)
+                if reason:
+                    raise ConnectionFailed(reason)
+                continue
+            host.connecting = asyncio.get_running_loop().create_future()
+            reason = ""
             try:
                 # A connection that was told to go away finishes its answers and closes by itself.
                 host.connection = await Connection.open(host.name, host.port, self._context, self._settings.limits)
             except ConnectionFailed as failed:
-                host.failures += 1
-                host.reason = failed.reason
+                reason = failed.reason
                 raise
-            return host.connection
+            finally:
+                # If this one was cancelled, the next of those who wait connects.
+                host.connecting.set_result(reason)
+                host.connecting = None
+        return host.connection
 
 
 def judge(status: int, reason: str, gone_at: int | None, retry_after: float | None) -> Verdict:

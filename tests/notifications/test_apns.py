@@ -225,10 +225,25 @@ async def test_answers_owed_at_a_graceful_goaway_are_taken_and_not_asked_for_aga
     apns_fake.latency = 0.05
     apns_fake.script = at(100, Goaway("graceful"))
     async with apns_fake.serving(authority), Apns(apns_settings()) as apns:
+        assert await send(apns) == Verdict("sent")
         verdicts = await send_many(apns, 150)
     assert set(verdicts.values()) == {Verdict("sent")}
-    assert apns_fake.times == Counter(verdicts.keys())
+    assert max(apns_fake.times.values()) == 1
+    assert apns_fake.times.keys() >= verdicts.keys()
     assert apns_fake.connections == 2
+
+
+async def test_when_h2_sees_the_goaway_those_answers_are_lost(
+    apns_fake: ApnsFake, authority: Authority, apns_settings: MakeSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The control of the test above."""
+    monkeypatch.setattr("notifications.http2._GOAWAY", -1)
+    apns_fake.latency = 0.05
+    apns_fake.script = at(100, Goaway("graceful"))
+    async with apns_fake.serving(authority), Apns(apns_settings(request_seconds=1.0)) as apns:
+        assert await send(apns) == Verdict("sent")
+        verdicts = await send_many(apns, 150)
+    assert "unknown" in {verdict.kind for verdict in verdicts.values()}
 
 
 async def test_without_resending_a_graceful_goaway_leaves_pushes_unsent(
@@ -238,9 +253,10 @@ async def test_without_resending_a_graceful_goaway_leaves_pushes_unsent(
     apns_fake.latency = 0.05
     apns_fake.script = at(100, Goaway("graceful"))
     async with apns_fake.serving(authority), Apns(apns_settings(resends=0)) as apns:
+        assert await send(apns) == Verdict("sent")
         verdicts = await send_many(apns, 150)
     assert Verdict("unsent", "goaway") in verdicts.values()
-    assert len(apns_fake.times) < 150
+    assert not apns_fake.times.keys() >= verdicts.keys()
 
 
 async def test_a_black_hole_is_found_by_asking_and_nothing_waits_longer_than_15_seconds(
@@ -321,6 +337,19 @@ async def test_a_host_that_cannot_be_reached_is_told_from_one_that_does_not_answ
             assert {verdict.kind for verdict in verdicts.values()} == {"unsent"}
             assert time.monotonic() - began < 3.0  # they shared two connects, they did not queue for fifty
         hang.set()
+
+
+async def test_who_waits_for_a_connection_goes_on_when_the_one_who_makes_it_is_cancelled(
+    apns_fake: ApnsFake, authority: Authority, apns_settings: MakeSettings
+) -> None:
+    async with apns_fake.serving(authority), Apns(apns_settings()) as apns:
+        first = asyncio.create_task(send(apns))
+        others = [asyncio.create_task(send(apns)) for _ in range(5)]
+        await asyncio.sleep(0)
+        first.cancel()
+        assert set(await asyncio.gather(*others)) == {Verdict("sent")}
+        assert isinstance((await asyncio.gather(first, return_exceptions=True))[0], asyncio.CancelledError)
+    assert len(apns_fake.shown) == 5
 
 
 async def test_a_server_without_our_trust_root_gets_nothing(
