@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route, WebSocketRoute
 
-from gateway.endpoints import health, rest
+from gateway.endpoints import devices, health, rest
 from gateway.endpoints.answers import failure, refused
 from gateway.endpoints.websocket import agent_socket
 from gateway.errors import GatewayError
@@ -53,6 +53,11 @@ def create_app(settings: Settings) -> Starlette:
             Route("/api/turns/{turn_id}", rest.turn),
             Route("/api/turns/{turn_id}/cancel", rest.cancel_turn, methods=["POST"]),
             Route("/api/turns/{turn_id}/retry", rest.retry_turn, methods=["POST"]),
+            Route("/api/devices", devices.devices),
+            Route("/api/devices/{device_id}", devices.device),
+            Route("/api/devices/{device_id}", devices.put_device, methods=["PUT"]),
+            Route("/api/devices/{device_id}", devices.delete_device, methods=["DELETE"]),
+            Route("/api/devices/{device_id}/test", devices.try_device, methods=["POST"]),
             Route("/api/approvals/{approval_id}", rest.decide_approval, methods=["POST"]),
             Route("/api/{agent}/messages", rest.send_message, methods=["POST"]),
         ],

@@ -16,6 +16,7 @@ from gateway.clock import now, rfc3339
 from gateway.errors import BadFrame, NotFound
 from gateway.eventlog.local import LocalEventLog
 from gateway.ids import new_id
+from gateway.pushing import Pushing
 from gateway.store.base import Store
 from gateway.store.records import Approval
 from gateway.text import normalise, normalise_json
@@ -35,8 +36,9 @@ class _Open(msgspec.Struct):
 class Approvals:
     """The approvals that are open in this process; those that are over are in the store."""
 
-    def __init__(self, store: Store, logs: LocalEventLog, timeout_seconds: float) -> None:
+    def __init__(self, store: Store, logs: LocalEventLog, pushing: Pushing, timeout_seconds: float) -> None:
         self._store = store
+        self._pushing = pushing
         self._logs = logs
         self._timeout_seconds = timeout_seconds
         self._open: dict[str, _Open] = {}
@@ -71,6 +73,7 @@ class Approvals:
         running.deadlines.pause()
         try:
             async with asyncio.timeout(self._timeout_seconds):
+                await self._pushing.ask(record, running.agent.name, running.turn.answer_id)
                 return await decided
         except asyncio.CancelledError:
             if approval_id in self._open:

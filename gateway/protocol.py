@@ -418,6 +418,11 @@ def encode(frame: Frame) -> str:
     return _encoder.encode(frame).decode()
 
 
+def encode_json(value: object) -> str:
+    """A JSON value as text."""
+    return _encoder.encode(value).decode()
+
+
 def fitted(frame: Sized, limit: int) -> Sized:
     """The frame with its long part cut so that it takes at most `limit` bytes (plus a few for saying so).
 

@@ -21,6 +21,7 @@ from gateway.deadlines import CLOSING_SECONDS
 from gateway.errors import StoreUnavailable
 from gateway.eventlog.local import LocalEventLog, decode_events
 from gateway.notices import Notices
+from gateway.pushing import Pushing
 from gateway.runner.running import RunningTurn
 from gateway.runner.stream import ProviderStreams
 from gateway.runner.verdict import INTERRUPTED, Ending, Failure, verdict
@@ -44,6 +45,7 @@ class LocalRunner:
         agents: Agents,
         approvals: Approvals,
         notices: Notices,
+        pushing: Pushing,
         frame_bytes: int,
     ) -> None:
         self._store = store
@@ -51,6 +53,7 @@ class LocalRunner:
         self._agents = agents
         self._approvals = approvals
         self._notices = notices
+        self._pushing = pushing
         self._frame_bytes = frame_bytes
         self._streams = ProviderStreams(store, logs, approvals)
         self._tasks: set[asyncio.Task[None]] = set()
@@ -150,6 +153,15 @@ class LocalRunner:
                     duration_ms=done.duration_ms,
                     at=now(),
                     checkpoint=checkpoint,
+                    push=self._pushing.of_turn(
+                        turn_id=running.turn_id,
+                        thread_id=log.thread_id,
+                        message_id=done.message_id,
+                        agent=running.agent.name,
+                        status=status,
+                        content=answer.content,
+                        failure=failure,
+                    ),
                     epoch=epoch,
                     start_next=not self.draining,
                 )
@@ -167,6 +179,7 @@ class LocalRunner:
                     self._logs.settled(log, checkpoint)
                     break
             await asyncio.sleep(STORE_RETRY_SECONDS)
+        self._pushing.wake()
         _log.info(
             "turn_done",
             turn_id=running.turn_id,
