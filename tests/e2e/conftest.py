@@ -82,7 +82,7 @@ async def new_client() -> AsyncIterator[NewClient]:
     made: list[Client] = []
 
     def make(process: GatewayProcess, user: str = "alice", **options: Any) -> Client:
-        made.append(Client(process.url, token=TOKENS[user], **options))
+        made.append(Client(lambda: process.url, token=TOKENS[user], **options))
         return made[-1]
 
     yield make
