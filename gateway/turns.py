@@ -314,7 +314,11 @@ class TurnEngine:
                 if not error.refused or running.answer.begun or attempt == RETRIES or waited > RETRY_BUDGET_SECONDS:
                     raise
                 _log.info("provider_refused", turn_id=running.turn_id, code=error.code, retry_in_seconds=pause)
-            await asyncio.sleep(pause)
+            running.deadlines.pause()
+            try:
+                await asyncio.sleep(pause)
+            finally:
+                running.deadlines.resume()
 
     async def _iterate(self, running: RunningTurn, provider: Provider, turn: ProviderTurn) -> None:
         answer, deadlines = running.answer, running.deadlines
