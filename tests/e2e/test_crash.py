@@ -36,8 +36,8 @@ def counting(count: int, interval: float) -> Script:
 
 
 def answer_to(call: Call) -> Script:
-    """A turn of 20 seconds; the one that waits behind it logs more events than the crash can have taken."""
-    return counting(1000, 0.02) if call.question == "first" else [*start(), Pieces(300, 0.0, "more "), *end()]
+    """A turn of 12 seconds; the one that waits behind it logs more events than the crash can have taken."""
+    return counting(1000, 0.012) if call.question == "first" else [*start(), Pieces(300, 0.0, "more "), *end()]
 
 
 async def killed_mid_turn(
@@ -50,7 +50,7 @@ async def killed_mid_turn(
     thread_id = first["thread_id"]
     second = await phone.message("second", thread_id=thread_id)
     assert second["queued"] == 1
-    await phone.receive(until=lambda f: "79 " in f.get("content", ""))
+    await phone.receive(until=lambda f: "69 " in f.get("content", ""))
     at = time.monotonic()
     await gateway.kill()
     await phone.closed()

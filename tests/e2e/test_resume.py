@@ -225,3 +225,56 @@ async def test_a_reader_of_one_frame_at_a_time_slows_nobody_and_gets_the_whole_t
     slow_frames = sum(f["type"] == "message" for f in slow.frames)
     print(f"read by the phone in {len(times)} frames, by the slow reader in {slow_frames}")
     assert slow_frames < pieces // 2
+
+
+MANY = 60_000
+"""More than a log keeps in memory."""
+ALL_OF_THEM = "".join(f"{number} " for number in range(1, MANY + 1))
+
+
+async def test_who_is_far_behind_catches_up_from_the_store_and_goes_over_to_live_without_a_seam(
+    gateway: GatewayProcess, new_client: NewClient
+) -> None:
+    phone = new_client(gateway)
+    await phone.connect()
+    accepted = await phone.message(f"/pieces {MANY} 0\n/approval question\n/echo and live")
+    thread_id, turn_id = accepted["thread_id"], accepted["turn_id"]
+    asked = (await phone.receive(until="approval_request"))[-1]
+    await asyncio.sleep(0.8)  # by then it is durable, the protocol says, and most of it no longer in memory
+    late = [new_client(gateway) for _ in range(3)]
+    for client in late:
+        await client.connect()
+        assert (await client.attach(thread_id, accepted["cursor"]))["recovered"] is True
+    await asyncio.gather(*(client.receive(until="approval_request", within=20) for client in late))
+    await phone.send("approval", approval_id=asked["approval_id"], decision="red")
+    await asyncio.gather(*(client.finish(turn_id) for client in (phone, *late)))
+    whole = f"{ALL_OF_THEM}\n\nYou chose red.\n\nand live"
+    assert all(client.texts[turn_id] == whole for client in (phone, *late))
+
+
+async def test_clients_that_are_cut_off_again_and_again_in_a_torrent_of_text_get_all_of_it(
+    gateway: GatewayProcess, new_client: NewClient
+) -> None:
+    phone = new_client(gateway)
+    await phone.connect()
+    accepted = await phone.message(f"/pieces {MANY} 0")
+    thread_id, turn_id = accepted["thread_id"], accepted["turn_id"]
+
+    async def cut_off_after(frames: int) -> tuple[Client, int]:
+        client, times = new_client(gateway), 0
+        client.cursors[thread_id] = accepted["cursor"]
+        while turn_id not in client.done:
+            assert (await client.resume(thread_id))["recovered"] is True
+            for _ in range(frames):
+                await client.next()
+                if turn_id in client.done:
+                    break
+            await client.abort()
+            times += 1
+        return client, times
+
+    async with asyncio.timeout(60):
+        results = await asyncio.gather(*(cut_off_after(frames) for frames in (2, 3, 5, 20)))
+    print("cut off", [times for _, times in results])
+    assert all(client.texts[turn_id] == ALL_OF_THEM for client, _ in results)
+    assert results[0][1] > 3
