@@ -100,7 +100,9 @@ class Approvals:
         """
         opened = self._open.get(approval_id)
         if opened is None or opened.running.log.user_id != user_id:
-            record = await self._store.approval(user_id, approval_id)
+            record = self._logs.pending_approval(user_id, approval_id)
+            if record is None:
+                record = await self._store.approval(user_id, approval_id)
             if record is None or record.decision is None:
                 raise NotFound("there is no such approval", field="approval_id")
             return _standing(record), False

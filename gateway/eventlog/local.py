@@ -15,7 +15,7 @@ from gateway.eventlog.log import ThreadLog
 from gateway.eventlog.position import Position
 from gateway.protocol import Done, Event
 from gateway.store.base import Store
-from gateway.store.records import Checkpoint, Segment
+from gateway.store.records import Approval, Checkpoint, Segment
 
 CHECKPOINT_SECONDS = 0.25
 """Between two checkpoints. With the time that writing takes, what is durable is at most half a second old."""
@@ -139,6 +139,13 @@ class LocalEventLog:
             return True
         segments = await self._store.segments(log.key, position.offset, 1)
         return bool(segments) and segments[0].first <= position.offset + 1
+
+    def pending_approval(self, user_id: str, approval_id: str) -> Approval | None:
+        """The user's approval, if what is known of it is not durable yet."""
+        for log in self._dirty:
+            if log.user_id == user_id and (approval := log.approvals.get(approval_id)) is not None:
+                return approval
+        return None
 
     def pending(self, log: ThreadLog, last: Done | None = None) -> Checkpoint:
         """All of `log` that is not durable, with `last` as one more event. The caller holds `log.flushing`."""

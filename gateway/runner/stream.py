@@ -82,7 +82,11 @@ class ProviderStreams:
                 if not error.refused or running.answer.begun or attempt == RETRIES or waited > RETRY_BUDGET_SECONDS:
                     raise
                 _log.info("provider_refused", turn_id=running.turn_id, code=error.code, retry_in_seconds=pause)
-            await asyncio.sleep(pause)
+            running.deadlines.pause()  # the upstream was not asked to speak
+            try:
+                await asyncio.sleep(pause)
+            finally:
+                running.deadlines.resume()
 
     async def _iterate(self, running: RunningTurn, provider: Provider, turn: ProviderTurn) -> None:
         answer, deadlines = running.answer, running.deadlines
