@@ -19,7 +19,20 @@ StopReason: TypeAlias = Literal["cancelled", "interrupted", "timeout"]
 class RunningTurn:
     """Owned by the engine's task that runs it; others read it, and may `stop` it."""
 
-    __slots__ = ("_task", "agent", "answer", "deadlines", "ended", "log", "spoken", "started", "stopped_by", "turn")
+    __slots__ = (
+        "_task",
+        "agent",
+        "answer",
+        "deadlines",
+        "ended",
+        "finishing",
+        "log",
+        "spoken",
+        "started",
+        "stopped",
+        "stopped_by",
+        "turn",
+    )
 
     def __init__(self, turn: Turn, log: ThreadLog, agent: Agent, frame_bytes: int) -> None:
         self.turn = turn
@@ -32,6 +45,10 @@ class RunningTurn:
         """Whether its first text was logged."""
         self.stopped_by: StopReason | None = None
         """Why it was told to stop; from then on nothing of the provider is logged."""
+        self.stopped: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        """Done once `stopped_by` is set, for whoever waits for the provider."""
+        self.finishing = False
+        """Whether its end is being made durable: nothing more is asked of people."""
         self.ended = asyncio.Event()
         """Set when the turn's `done` is in the log, or never will be."""
         self._task: asyncio.Task[None] | None = None
@@ -58,5 +75,6 @@ class RunningTurn:
         """End the turn by cancelling the task that owns the provider's generator. The first reason counts."""
         if self.stopped_by is None:
             self.stopped_by = reason
+            self.stopped.set_result(None)
             if self._task is not None:
                 self._task.cancel()

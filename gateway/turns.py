@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import inspect
 import random
 import time
-from collections.abc import Coroutine
+from collections.abc import AsyncGenerator, Coroutine
 from typing import Any, Literal, TypeAlias, TypeVar
 
 import msgspec
@@ -93,6 +94,8 @@ class TurnEngine:
         self._by_thread: dict[int, RunningTurn] = {}
         self._by_turn: dict[str, RunningTurn] = {}
         self._changes: set[asyncio.Task[Any]] = set()
+        self._stopped_early: set[str] = set()
+        """Turns that were cancelled between becoming the running one in the store and starting here."""
         self._left_behind: set[asyncio.Task[None]] = set()
         self.draining = False
 
@@ -180,8 +183,7 @@ class TurnEngine:
         """Stop a turn, running or queued. One that has ended stays as it is. Raises `NotFound`."""
         thread, _ = await self._find(user_id, turn_id)
         await self._uninterrupted(self._cancel_queued(thread.key, turn_id))
-        if (running := self._by_turn.get(turn_id)) is not None:
-            running.stop("cancelled")
+        await self._stop_running(thread.key, turn_id)
 
     async def cancel_thread(self, user_id: str, thread_id: str) -> None:
         """Stop the running turn of a thread and every queued one. Raises `NotFound`."""
@@ -189,8 +191,16 @@ class TurnEngine:
         if thread is None:
             raise NotFound("there is no such thread", field="thread_id")
         await self._uninterrupted(self._cancel_queued(thread.key, None))
-        if (running := self._by_thread.get(thread.key)) is not None:
-            running.stop("cancelled")
+        await self._stop_running(thread.key, None)
+
+    async def _stop_running(self, thread_key: int, turn_id: str | None) -> None:
+        """Stop the thread's running turn (if it is that one), also when it runs in the store but not yet here."""
+        for turn in await self._store.open_turns(thread_key):
+            if turn.status == "running" and turn_id in (None, turn.turn_id):
+                if (running := self._by_turn.get(turn.turn_id)) is not None:
+                    running.stop("cancelled")
+                else:
+                    self._stopped_early.add(turn.turn_id)
 
     async def delete_thread(self, user_id: str, thread_id: str) -> None:
         """Stop whatever runs in a thread, and delete it with all that belongs to it. Raises `NotFound`."""
@@ -236,6 +246,9 @@ class TurnEngine:
         running = RunningTurn(turn, log, self._agents.of(turn.agent), self._settings.limits.server_frame_bytes)
         before = self._by_thread.get(log.key)
         self._by_thread[log.key] = self._by_turn[turn.turn_id] = running
+        if turn.turn_id in self._stopped_early:
+            self._stopped_early.discard(turn.turn_id)
+            running.stop("cancelled")
         self._keep(self._run(running, before), f"turn {turn.turn_id}")
 
     def _keep(self, coroutine: Coroutine[Any, Any, None], name: str) -> None:
@@ -250,7 +263,6 @@ class TurnEngine:
 
     async def _run(self, running: RunningTurn, before: RunningTurn | None) -> None:
         log = running.log
-        following: Turn | None = None
         try:
             if before is not None:
                 await before.ended.wait()
@@ -259,6 +271,8 @@ class TurnEngine:
             self._log_user_message(running)
             error = await self._stream(running)
             following = await self._finish(running, *self._verdict(running, error))
+            if following is not None:
+                await self._start(following)  # while the log is still held, so that nothing must be loaded
         finally:
             if log.running is running:
                 log.running = None
@@ -268,8 +282,6 @@ class TurnEngine:
             if self._by_thread.get(log.key) is running:
                 del self._by_thread[log.key]
             self._logs.release(log)
-        if following is not None:
-            await self._start(following)
         await self._notices.changed(log.user_id, log.thread_id)
 
     async def _stream(self, running: RunningTurn) -> BaseException | None:
@@ -285,7 +297,7 @@ class TurnEngine:
                 if running.stopped_by is not None:
                     await asyncio.wait({task}, timeout=CLOSING_SECONDS)
                     break
-                await asyncio.wait({task}, timeout=left)
+                await asyncio.wait({task, running.stopped}, timeout=left, return_when=asyncio.FIRST_COMPLETED)
         finally:
             if not task.done():
                 self._leave_behind(running, task)
@@ -307,6 +319,8 @@ class TurnEngine:
                 _log.info("provider_opened", turn_id=running.turn_id, agent=running.agent.name, attempt=attempt + 1)
                 await self._iterate(running, provider, turn)
                 return
+            except SystemExit:  # asyncio would end the whole server with it
+                raise ProviderError("provider_fault", "The agent's provider tried to end the server.") from None
             except ProviderError as error:
                 backoff = 0.5 * 2**attempt * random.uniform(1, 1.5)  # noqa: S311 - jitter guards nothing
                 pause = backoff if error.retry_after is None else error.retry_after
@@ -320,7 +334,12 @@ class TurnEngine:
         answer, deadlines = running.answer, running.deadlines
         touch_log, log = self._logs.touch, running.log
         count = 0
-        async with contextlib.aclosing(provider.stream(turn)) as events:
+        stream: object = provider.stream(turn)  # a plug-in may give anything
+        if not isinstance(stream, AsyncGenerator):
+            if inspect.iscoroutine(stream):
+                stream.close()
+            raise ProviderError("provider_fault", "The agent's provider gave no async generator.")
+        async with contextlib.aclosing(stream) as events:
             async for event in events:
                 if running.stopped_by is not None:
                     break
@@ -388,6 +407,7 @@ class TurnEngine:
     ) -> Turn | None:
         """Make the end of the turn durable, then show it. Returns the turn that runs next."""
         log, answer = running.log, running.answer
+        running.finishing = True
         self._approvals.cancel(running)
         answer.fail_open_calls()
         duration = round((time.monotonic() - running.started) * 1000)

@@ -14,7 +14,7 @@ from gateway.eventlog.log import ThreadLog
 from gateway.eventlog.position import Position
 from gateway.protocol import Done, Event
 from gateway.store.base import Store
-from gateway.store.records import Checkpoint, Segment
+from gateway.store.records import Approval, Checkpoint, Segment
 
 CHECKPOINT_SECONDS = 0.25
 """Between two checkpoints. With the time that writing takes, what is durable is at most half a second old."""
@@ -105,6 +105,13 @@ class LocalEventLog:
         if log not in self._dirty:
             self._dirty.add(log)
             self._changed.set()
+
+    def undurable_approval(self, user_id: str, approval_id: str) -> Approval | None:
+        """The user's approval as it stands, if that is not yet in the store."""
+        for log in self._dirty:
+            if log.user_id == user_id and (approval := log.approvals.get(approval_id)) is not None:
+                return approval
+        return None
 
     async def read(self, log: ThreadLog, after: int) -> list[Event]:
         """Some events behind offset `after`, from the store; the caller reads what is in memory itself.
