@@ -119,6 +119,8 @@ class Approvals:
         for opened in list(self._open.values()):
             if opened.running is running:
                 self._resolve(opened, "cancelled", None, None)
+                if not opened.decided.done():  # somebody the provider left behind still waits
+                    opened.decided.set_result(Decision(DECLINED.id))
 
     def cancel_recovered(self, running: RunningTurn) -> None:
         """Resolve what a turn had open when the process died that ran it."""

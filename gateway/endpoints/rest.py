@@ -12,7 +12,7 @@ from gateway import protocol
 from gateway.clock import rfc3339
 from gateway.endpoints.answers import answer
 from gateway.endpoints.bearer import identity_of
-from gateway.errors import BadFrame, NotFound
+from gateway.errors import BadFrame, NotFound, TooLarge
 from gateway.resume import shown_message
 from gateway.services import Services
 from gateway.store import records
@@ -171,7 +171,12 @@ async def decide_approval(request: Request) -> Response:
 
 
 async def _body(request: Request, model: type[Body]) -> Body:
-    return protocol.validate(model, protocol.parse_object(await request.body(), "the body"))
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > BODY_BYTES:
+            raise TooLarge(f"a body has at most {BODY_BYTES} bytes")
+    return protocol.validate(model, protocol.parse_object(bytes(body), "the body"))
 
 
 def _number(request: Request, name: str, default: int | None, most: int | None) -> int | None:
