@@ -59,7 +59,11 @@ async def send_all(clients: list[Client], *, ids: bool, sends: int) -> tuple[lis
     senders = [Sender(client) for client in clients]
 
     async def send(number: int, through: list[Sender]) -> None:
-        frame = {"content": f"question {number}", "thread_id": f"{ids}-{number}", **({"id": f"id-{number}"} if ids else {})}
+        frame = {
+            "content": f"question {number}",
+            "thread_id": f"{ids}-{number}",
+            **({"id": f"id-{number}"} if ids else {}),
+        }
         try:
             await asyncio.gather(*(sender.send(**frame) for sender in through))
         finally:

@@ -197,7 +197,9 @@ async def test_a_bad_token_in_the_header_is_refused_without_an_upgrade(gateway: 
     assert (status, body["error"]["code"]) == (401, "unauthorized")
 
 
-@pytest.mark.parametrize("offered", [subprotocols("wrong"), ["agentline.v1", "bearer.!!!"], ["agentline.v1", "bearer."]])
+@pytest.mark.parametrize(
+    "offered", [subprotocols("wrong"), ["agentline.v1", "bearer.!!!"], ["agentline.v1", "bearer."]]
+)
 async def test_a_bad_token_in_the_subprotocol_is_accepted_and_closed(
     gateway: GatewayProcess, offered: list[Any]
 ) -> None:
@@ -215,9 +217,7 @@ async def test_a_good_token_in_the_subprotocol_is_answered_without_repeating_it(
 
 
 async def test_a_bad_token_in_the_header_counts_even_beside_a_good_subprotocol(gateway: GatewayProcess) -> None:
-    status, _ = await refused(
-        gateway, additional_headers=bearer("wrong"), subprotocols=subprotocols(TOKENS["alice"])
-    )
+    status, _ = await refused(gateway, additional_headers=bearer("wrong"), subprotocols=subprotocols(TOKENS["alice"]))
     assert status == 401
 
 
@@ -311,7 +311,13 @@ async def test_http_wants_a_good_token_on_every_route(gateway: GatewayProcess) -
 
 
 async def test_a_foreign_origin_is_refused_whatever_its_token(gateway: GatewayProcess) -> None:
-    for origin in ("https://evil.example", "null", "file://", "https://app.example.org.evil.example", "http://localhost"):
+    for origin in (
+        "https://evil.example",
+        "null",
+        "file://",
+        "https://app.example.org.evil.example",
+        "http://localhost",
+    ):
         options: Any = {"additional_headers": bearer(TOKENS["alice"]), "origin": origin}
         status, body = await refused(gateway, **options)
         assert (status, body["error"]["code"]) == (403, "forbidden"), origin

@@ -14,7 +14,12 @@ from tests.server import GatewayProcess
 def gateway_environment() -> dict[str, Any]:
     return {
         "DRAIN_SECONDS": 0,
-        "AGENTS": {"codex": None, "demo": {"pace": 0}, "claude": {"api_key": ""}, "other": {"provider": "demo", "pace": 0}},
+        "AGENTS": {
+            "codex": None,
+            "demo": {"pace": 0},
+            "claude": {"api_key": ""},
+            "other": {"provider": "demo", "pace": 0},
+        },
     }
 
 
@@ -161,7 +166,9 @@ async def test_threads_come_newest_first_and_page_by_page(gateway: GatewayProces
     assert "page-other" in [thread["thread_id"] for thread in others]
 
 
-@pytest.mark.parametrize("query", ["limit=0", "limit=-1", "limit=x", "limit=1.5", "limit=٣", "before=x", f"limit={10**20}"])
+@pytest.mark.parametrize(
+    "query", ["limit=0", "limit=-1", "limit=x", "limit=1.5", "limit=٣", "before=x", f"limit={10**20}"]
+)
 async def test_a_bad_number_in_a_query_is_named(gateway: GatewayProcess, query: str) -> None:
     async with gateway.http() as http:
         answer = await http.get(f"/api/threads?{query}")
@@ -347,7 +354,11 @@ async def test_only_so_many_messages_wait_in_a_thread(gateway: GatewayProcess) -
         accepted.append((await gateway.post("/api/demo/messages", {"content": "/hang", "thread_id": "full"})).json())
     assert [one["queued"] for one in accepted] == list(range(9))
     answer = await gateway.post("/api/demo/messages", {"content": "Hi", "thread_id": "full"})
-    assert (answer.status_code, answer.json()["error"]["code"], answer.json()["error"]["retryable"]) == (429, "busy", True)
+    assert (answer.status_code, answer.json()["error"]["code"], answer.json()["error"]["retryable"]) == (
+        429,
+        "busy",
+        True,
+    )
     async with gateway.http() as http:
         assert (await http.delete("/api/threads/full")).status_code == 204
 

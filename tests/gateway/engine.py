@@ -136,7 +136,9 @@ class Watcher:
 
 
 @contextlib.asynccontextmanager
-async def engine(store: Store, tmp_path: Path, settings: dict[str, Any] | None = None, **streams: Stream) -> AsyncIterator[Parts]:
+async def engine(
+    store: Store, tmp_path: Path, settings: dict[str, Any] | None = None, **streams: Stream
+) -> AsyncIterator[Parts]:
     """An engine with one agent per stream; its logs are checkpointed as in the gateway."""
     made = Settings(state_dir=tmp_path, **(settings or {}))
     scripted = {name: Scripted(stream) for name, stream in streams.items()}

@@ -194,7 +194,8 @@ def test_a_reset_fails_abandoned_calls_and_a_late_result_is_passed_over(reader: 
 
 def test_long_arguments_and_summaries_are_cut_to_the_frame(reader: Reader) -> None:
     reader.apply(
-        ToolCall("c1", "n" * 50_000, "t" * 50_000, {"a": "\x01" * 100_000}), ToolResult("c1", "completed", "😀" * 50_000)
+        ToolCall("c1", "n" * 50_000, "t" * 50_000, {"a": "\x01" * 100_000}),
+        ToolResult("c1", "completed", "😀" * 50_000),
     )
     assert max(len(encode(event).encode()) for event in reader.log.events) <= FRAME_BYTES
     assert all(getattr(event, "truncated", None) is True for event in reader.log.events)

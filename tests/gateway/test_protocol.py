@@ -162,7 +162,21 @@ def test_every_nonce_that_is_taken_can_be_given_back(nonce: Any) -> None:
 
 def test_random_json_is_read_or_refused_as_a_bad_frame() -> None:
     chance = random.Random(11)
-    pieces = ['{"type":"message",', '"content":', '"Hi"', "}", "{", "[", "]", ",", ":", "1e999", '"\\ud800"', "null", " "]
+    pieces = [
+        '{"type":"message",',
+        '"content":',
+        '"Hi"',
+        "}",
+        "{",
+        "[",
+        "]",
+        ",",
+        ":",
+        "1e999",
+        '"\\ud800"',
+        "null",
+        " ",
+    ]
     for _ in range(5_000):
         text = "".join(chance.choices(pieces, k=chance.randrange(12)))
         try:
@@ -200,7 +214,7 @@ def test_a_frame_begins_with_its_type_and_time() -> None:
 
 def test_a_frame_with_a_long_text_is_cut_to_its_limit_and_says_so() -> None:
     chance = random.Random(2)
-    alphabet = [*"ab\"\\\n\x01\x1f", "é", "漢", "😀", "\u2028"]
+    alphabet = [*'ab"\\\n\x01\x1f', "é", "漢", "😀", "\u2028"]
     for _ in range(400):
         text = "".join(chance.choices(alphabet, k=chance.randrange(4_000)))
         limit = chance.randrange(1_024, 8_192)
@@ -228,7 +242,8 @@ def test_a_frame_with_long_arguments_is_cut_to_its_limit_and_says_so() -> None:
     for _ in range(200):
         limit = chance.randrange(1_024, 4_096)
         arguments = {
-            f"key {n}": "".join(chance.choices("a\x01😀\\", k=chance.randrange(2_000))) for n in range(chance.randrange(9))
+            f"key {n}": "".join(chance.choices("a\x01😀\\", k=chance.randrange(2_000)))
+            for n in range(chance.randrange(9))
         }
         call = logged(ToolCall, call_id="c", name="shell", title="ls", arguments=arguments)
         request = logged(
@@ -250,7 +265,9 @@ def test_a_frame_with_long_arguments_is_cut_to_its_limit_and_says_so() -> None:
 
 def test_the_schema_covers_every_frame_of_both_sides() -> None:
     schema = protocol.schema()
-    assert set(schema["client"]) == {get_args(m.model_fields["type"].annotation)[0] for m in protocol.CLIENT_FRAMES.values()}
+    assert set(schema["client"]) == {
+        get_args(m.model_fields["type"].annotation)[0] for m in protocol.CLIENT_FRAMES.values()
+    }
     tags = {
         kind.__struct_config__.tag
         for kind in vars(protocol).values()

@@ -7,7 +7,7 @@ import pytest
 from gateway.text import cut, cut_json, json_object, json_size, normalise, normalise_json
 
 ALPHABET = [
-    *"ab \"\\/\n\t\r\x00\x01\x1f\x7f",
+    *'ab "\\/\n\t\r\x00\x01\x1f\x7f',
     "é",
     "\u2028",
     "\ufeff",
@@ -49,7 +49,7 @@ def test_normalised_text_can_always_be_encoded_and_stored() -> None:
     for text in texts(2_000, BROKEN):
         normal = normalise(text)
         assert "\x00" not in normal
-        assert normal.encode("utf-8")  is not None
+        assert normal.encode("utf-8") is not None
         assert msgspec.json.decode(msgspec.json.encode(normal)) == normal
         assert normalise(normal) == normal
 
@@ -115,7 +115,9 @@ def test_a_cut_value_keeps_the_beginnings() -> None:
     assert len(shortened["command"]) > 50
 
 
-@pytest.mark.parametrize("value", [None, 1, "ab", [1], {"x": object()}, {"x": 2**64}, {"x": {"y": -(2**70)}}, {1: {2}.pop}])
+@pytest.mark.parametrize(
+    "value", [None, 1, "ab", [1], {"x": object()}, {"x": 2**64}, {"x": {"y": -(2**70)}}, {1: {2}.pop}]
+)
 def test_what_is_no_json_object_is_no_json_object(value: Any) -> None:
     with pytest.raises(ValueError, match="JSON"):
         json_object(value)

@@ -357,7 +357,9 @@ async def test_an_end_without_completed_is_incomplete(store: SqlStore, tmp_path:
         assert (stored.status, stored.error["code"], stored.error["retryable"]) == ("failed", "incomplete", True)
 
 
-@pytest.mark.parametrize(("refused", "begun", "calls"), [(True, False, RETRIES + 1), (False, False, 1), (True, True, 1)])
+@pytest.mark.parametrize(
+    ("refused", "begun", "calls"), [(True, False, RETRIES + 1), (False, False, 1), (True, True, 1)]
+)
 async def test_only_a_call_that_was_refused_before_its_first_event_is_repeated(
     store: SqlStore, tmp_path: Path, refused: bool, begun: bool, calls: int
 ) -> None:
