@@ -21,7 +21,7 @@ from gateway.settings import Settings
 
 GOODBYE_SPREAD_MS = 3000
 """Clients come back spread over this time, not all at once."""
-HTTP_CODES = {404: "not_found", 405: "method_not_allowed", 413: "too_large"}
+HTTP_CODES = {404: "not_found", 405: "method_not_allowed"}
 
 _log = structlog.get_logger(__name__)
 
@@ -63,7 +63,6 @@ def create_app(settings: Settings) -> Starlette:
         ],
         exception_handlers={GatewayError: refused, HTTPException: _http_error, Exception: _internal_error},
         lifespan=lifespan,
-        max_body_size=rest.BODY_BYTES,
     )
 
     async def drain() -> None:

@@ -19,11 +19,15 @@ from gateway.ids import new_id
 from gateway.pushing import Pushing
 from gateway.store.base import Store
 from gateway.store.records import Approval
-from gateway.text import normalise, normalise_json
-from providers import DECLINED, ApprovalRequest, Decision
+from gateway.text import json_object, normalise
+from providers import DECLINED, ApprovalRequest, Decision, ProviderError
 
 if TYPE_CHECKING:
     from gateway.runner.running import RunningTurn
+
+
+TITLE_CHARS = 1000
+"""A longer title comes cut."""
 
 
 class _Open(msgspec.Struct):
@@ -66,7 +70,7 @@ class Approvals:
             resolved_at=None,
         )
         decided: asyncio.Future[Decision] = asyncio.get_running_loop().create_future()
-        offered = frozenset(option.id for option in request.options)
+        offered = frozenset(option.id for option in shown["options"])
         opened = self._open[approval_id] = _Open(record, running, offered, decided)
         running.answer.log(protocol.ApprovalRequest, **shown)
         self._remember(opened)
@@ -118,6 +122,8 @@ class Approvals:
         for opened in list(self._open.values()):
             if opened.running is running:
                 self._resolve(opened, "cancelled", None, None)
+                if not opened.decided.done():  # somebody the provider left behind still waits
+                    opened.decided.set_result(Decision(DECLINED.id))
 
     def cancel_recovered(self, running: RunningTurn) -> None:
         """Resolve what a turn had open when the process died that ran it."""
@@ -156,12 +162,17 @@ def _shown(approval_id: str, request: ApprovalRequest, expires_at: int) -> dict[
     options: Sequence[protocol.ApprovalOption] = [
         protocol.ApprovalOption(normalise(option.id), normalise(option.label)) for option in request.options
     ]
+    try:
+        detail = json_object(request.detail)
+    except ValueError:
+        message = "The agent's provider broke its contract: the detail of an approval is not made of JSON values."
+        raise ProviderError("provider_fault", message) from None
     return {
         "approval_id": approval_id,
-        "call_id": request.call_id,
+        "call_id": None if request.call_id is None else normalise(request.call_id),
         "kind": request.kind,
-        "title": normalise(request.title),
-        "detail": normalise_json(dict(request.detail)),
+        "title": normalise(request.title)[:TITLE_CHARS],
+        "detail": detail,
         "options": options,
         "free_text": request.free_text,
         "expires_at": rfc3339(expires_at),

@@ -13,7 +13,7 @@ from gateway.auth import HeaderToken, presented_token
 from gateway.clock import now, rfc3339
 from gateway.endpoints.answers import answer
 from gateway.endpoints.bearer import identity_of
-from gateway.errors import BadFrame, NotFound
+from gateway.errors import BadFrame, NotFound, TooLarge
 from gateway.resume import shown_message
 from gateway.services import Services
 from gateway.store import records
@@ -205,8 +205,18 @@ async def decide_approval(request: Request) -> Response:
 
 
 async def body_of(request: Request, model: type[Body]) -> Body:
-    """The request's JSON body. Raises `BadFrame`, which names the field."""
-    return protocol.validate(model, protocol.parse_object(await request.body(), "the body"))
+    """The request's JSON body.
+
+    Raises:
+        BadFrame: it does not fit; the error names the field.
+        TooLarge: it has more than `BODY_BYTES` bytes.
+    """
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > BODY_BYTES:
+            raise TooLarge(f"a body has at most {BODY_BYTES} bytes")
+    return protocol.validate(model, protocol.parse_object(bytes(body), "the body"))
 
 
 def _number(request: Request, name: str, default: int | None, most: int | None) -> int | None:

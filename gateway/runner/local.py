@@ -59,6 +59,8 @@ class LocalRunner:
         self._tasks: set[asyncio.Task[None]] = set()
         self._by_thread: dict[int, RunningTurn] = {}
         self._by_turn: dict[str, RunningTurn] = {}
+        self._stopped_early: set[str] = set()
+        """Turns that were cancelled between becoming the running one in the store and starting here."""
         self.draining = False
         """Whether no queued turn is started any more."""
 
@@ -91,6 +93,9 @@ class LocalRunner:
         running = RunningTurn(turn, log, self._agents.of(turn.agent), self._frame_bytes)
         before = self._by_thread.get(log.key)
         self._by_thread[log.key] = self._by_turn[turn.turn_id] = running
+        if turn.turn_id in self._stopped_early:
+            self._stopped_early.discard(turn.turn_id)
+            running.stop("cancelled")
         self._keep(self._run(running, before), f"turn {turn.turn_id}")
 
     def _keep(self, coroutine: Coroutine[Any, Any, None], name: str) -> None:
@@ -105,7 +110,6 @@ class LocalRunner:
 
     async def _run(self, running: RunningTurn, before: RunningTurn | None) -> None:
         log = running.log
-        following: Turn | None = None
         try:
             if before is not None:
                 await before.ended.wait()
@@ -117,6 +121,8 @@ class LocalRunner:
                 group.create_task(self._notices.changed(log.user_id, log.thread_id))
                 error = await self._streams.run(running)
             following = await self._finish(running, *verdict(running, error))
+            if following is not None:
+                await self.start(following)  # while the log is still held, so that nothing must be loaded
         finally:
             if log.running is running:
                 log.running = None
@@ -126,8 +132,6 @@ class LocalRunner:
             if self._by_thread.get(log.key) is running:
                 del self._by_thread[log.key]
             self._logs.release(log)
-        if following is not None:
-            await self.start(following)
         await self._notices.changed(log.user_id, log.thread_id)
 
     async def _finish(
@@ -192,6 +196,15 @@ class LocalRunner:
             **answer.usage,
         )
         return following
+
+    async def cancel_running(self, thread_key: int, turn_id: str | None) -> None:
+        """Stop the thread's running turn (if it is that one), also when it runs in the store but not yet here."""
+        for turn in await self._store.open_turns(thread_key):
+            if turn.status == "running" and turn_id in (None, turn.turn_id):
+                if (running := self._by_turn.get(turn.turn_id)) is not None:
+                    running.stop("cancelled")
+                else:
+                    self._stopped_early.add(turn.turn_id)
 
     async def show_cancelled(self, thread_key: int, turns: list[Turn]) -> None:
         """Log the message and the end of turns that were cancelled before they started."""

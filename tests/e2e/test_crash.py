@@ -16,13 +16,13 @@ DURABLE_SECONDS = 0.5
 SLACK_SECONDS = 0.3
 WITHOUT_NEW_EPOCH = """
 import sys
-from gateway.turns import TurnEngine
-finish = TurnEngine._finish
+from gateway.runner.local import LocalRunner
+finish = LocalRunner._finish
 async def broken(self, running, status, error, epoch=None):
     if epoch is not None:
         running.log.epoch = (await self._store.thread_by_key(running.log.key)).epoch
     return await finish(self, running, status, error, None)
-TurnEngine._finish = broken
+LocalRunner._finish = broken
 from gateway.cli import main
 sys.exit(main(["serve", "--port", "0"]))
 """
