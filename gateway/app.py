@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route, WebSocketRoute
 
-from gateway.endpoints import health, rest
+from gateway.endpoints import devices, health, rest
 from gateway.endpoints.answers import failure, refused
 from gateway.endpoints.websocket import agent_socket
 from gateway.errors import GatewayError
@@ -21,7 +21,7 @@ from gateway.settings import Settings
 
 GOODBYE_SPREAD_MS = 3000
 """Clients come back spread over this time, not all at once."""
-HTTP_CODES = {404: "not_found", 405: "method_not_allowed", 413: "too_large"}
+HTTP_CODES = {404: "not_found", 405: "method_not_allowed"}
 
 _log = structlog.get_logger(__name__)
 
@@ -53,12 +53,16 @@ def create_app(settings: Settings) -> Starlette:
             Route("/api/turns/{turn_id}", rest.turn),
             Route("/api/turns/{turn_id}/cancel", rest.cancel_turn, methods=["POST"]),
             Route("/api/turns/{turn_id}/retry", rest.retry_turn, methods=["POST"]),
+            Route("/api/devices", devices.devices),
+            Route("/api/devices/{device_id}", devices.device),
+            Route("/api/devices/{device_id}", devices.put_device, methods=["PUT"]),
+            Route("/api/devices/{device_id}", devices.delete_device, methods=["DELETE"]),
+            Route("/api/devices/{device_id}/test", devices.try_device, methods=["POST"]),
             Route("/api/approvals/{approval_id}", rest.decide_approval, methods=["POST"]),
             Route("/api/{agent}/messages", rest.send_message, methods=["POST"]),
         ],
         exception_handlers={GatewayError: refused, HTTPException: _http_error, Exception: _internal_error},
         lifespan=lifespan,
-        max_body_size=rest.BODY_BYTES,
     )
 
     async def drain() -> None:

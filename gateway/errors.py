@@ -11,6 +11,7 @@ GatewayError
 ├── NotRetryable        not_retryable      the turn is not over, or it succeeded
 ├── Busy                busy               a turn runs and none may wait behind it
 │   └── QueueFull                          as many turns wait in the thread as may
+├── TooLarge            too_large          a body of more bytes than may be sent
 ├── LimitExceeded       limit_exceeded     more of something than one connection may have
 ├── AgentUnavailable    agent_unavailable  the agent is not configured; the reason is for the operator
 ├── UpstreamFailed      upstream_failed    the agent's backend could not do what was asked for just now
@@ -95,6 +96,10 @@ class Busy(GatewayError):
 class QueueFull(Busy):
     def __init__(self) -> None:
         super().__init__("too many messages wait in this thread: try again when a turn has ended")
+
+
+class TooLarge(GatewayError):
+    code, status = "too_large", 413
 
 
 class LimitExceeded(GatewayError):

@@ -418,8 +418,13 @@ def encode(frame: Frame) -> str:
     return _encoder.encode(frame).decode()
 
 
+def encode_json(value: object) -> str:
+    """A JSON value as text."""
+    return _encoder.encode(value).decode()
+
+
 def fitted(frame: Sized, limit: int) -> Sized:
-    """The frame with its long part cut so that it takes at most `limit` bytes (plus a few for saying so).
+    """The frame with its long part cut so that it takes at most `limit` bytes.
 
     A cut text says `truncated` and its whole `length` in code points.
     """
@@ -427,10 +432,10 @@ def fitted(frame: Sized, limit: int) -> Sized:
     if size <= limit:
         return frame
     if isinstance(frame, ToolCall):
-        room = limit - (size - json_size(frame.arguments))
+        room = limit - (size - json_size(frame.arguments)) - len(',"truncated":true')
         return msgspec.structs.replace(frame, arguments=cut_json(frame.arguments, room), truncated=True)
     if isinstance(frame, ApprovalRequest):
-        room = limit - (size - json_size(frame.detail))
+        room = limit - (size - json_size(frame.detail)) - len(',"truncated":true')
         return msgspec.structs.replace(frame, detail=cut_json(frame.detail, room), truncated=True)
     name = "summary" if isinstance(frame, ToolResult) else "content"
     text: str = getattr(frame, name)

@@ -14,6 +14,7 @@ from gateway.eventlog.local import LocalEventLog
 from gateway.hub import Hub
 from gateway.loopwatch import LoopWatch
 from gateway.notices import Notices
+from gateway.pushing import Pushing
 from gateway.resume import Resume
 from gateway.runner.local import LocalRunner
 from gateway.senddeadline import SendDeadlines
@@ -40,6 +41,7 @@ class Services:
     sessions: Sessions
     send_deadlines: SendDeadlines
     loop_watch: LoopWatch
+    pushing: Pushing
 
 
 @contextlib.asynccontextmanager
@@ -56,11 +58,12 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
     async with (
         LoopWatch() as loop_watch,
         SqlStore.open(settings.database) as store,
+        Pushing.open(settings, store) as pushing,
         Agents.open(settings) as agents,
     ):
         logs = LocalEventLog(store)
-        notices = Notices(store, hub)
-        approvals = Approvals(store, logs, settings.approval.timeout_seconds)
+        notices = Notices(store, hub, pushing)
+        approvals = Approvals(store, logs, pushing, settings.approval.timeout_seconds)
         send_deadlines = SendDeadlines(settings.send_seconds)
         background = [
             asyncio.create_task(logs.keep_checkpointing(), name="checkpoints"),
@@ -68,7 +71,7 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
             asyncio.create_task(send_deadlines.keep(), name="send deadlines"),
         ]
         try:
-            runner = LocalRunner(store, logs, agents, approvals, notices, frame_bytes)
+            runner = LocalRunner(store, logs, agents, approvals, notices, pushing, frame_bytes)
             async with runner, TurnEngine(settings, store, agents, notices, runner) as turns:
                 await runner.recover()
                 yield Services(
@@ -86,6 +89,7 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
                     sessions=Sessions(store, agents, notices),
                     send_deadlines=send_deadlines,
                     loop_watch=loop_watch,
+                    pushing=pushing,
                 )
             await logs.checkpoint()
         finally:

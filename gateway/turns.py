@@ -128,8 +128,7 @@ class TurnEngine:
         """Stop a turn, running or queued. One that has ended stays as it is. Raises `NotFound`."""
         thread, _ = await self._find(user_id, turn_id)
         await self._uninterrupted(self._cancel_queued(thread.key, turn_id))
-        if (running := self._runner.turn(turn_id)) is not None:
-            running.stop("cancelled")
+        await self._runner.cancel_running(thread.key, turn_id)
 
     async def cancel_thread(self, user_id: str, thread_id: str) -> None:
         """Stop the running turn of a thread and every queued one. Raises `NotFound`."""
@@ -137,8 +136,7 @@ class TurnEngine:
         if thread is None:
             raise NotFound("there is no such thread", field="thread_id")
         await self._uninterrupted(self._cancel_queued(thread.key, None))
-        if (running := self._runner.in_thread(thread.key)) is not None:
-            running.stop("cancelled")
+        await self._runner.cancel_running(thread.key, None)
 
     async def delete_thread(self, user_id: str, thread_id: str) -> None:
         """Stop whatever runs in a thread, and delete it with all that belongs to it. Raises `NotFound`."""

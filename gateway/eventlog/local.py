@@ -15,7 +15,7 @@ from gateway.eventlog.log import ThreadLog
 from gateway.eventlog.position import Position
 from gateway.protocol import Done, Event
 from gateway.store.base import Store
-from gateway.store.records import Checkpoint, Segment
+from gateway.store.records import Approval, Checkpoint, Segment
 
 CHECKPOINT_SECONDS = 0.25
 """Between two checkpoints. With the time that writing takes, what is durable is at most half a second old."""
@@ -46,6 +46,17 @@ def decode_events(segment: Segment) -> list[Event]:
     return _decoder.decode(segment.events)
 
 
+class _Loading:
+    """Who wants a log that is not in memory: one of them loads it. Kept until the last has what he wants, so that there
+    are never two loads, and two logs, of one thread."""
+
+    __slots__ = ("lock", "waiting")
+
+    def __init__(self) -> None:
+        self.lock = asyncio.Lock()
+        self.waiting = 0
+
+
 class LocalEventLog:
     """All logs that somebody uses at the moment.
 
@@ -55,7 +66,7 @@ class LocalEventLog:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._logs: dict[int, ThreadLog] = {}
-        self._loading: dict[int, asyncio.Lock] = {}
+        self._loading: dict[int, _Loading] = {}
         self._dirty: set[ThreadLog] = set()
         self._changed = asyncio.Event()
 
@@ -67,16 +78,20 @@ class LocalEventLog:
             StoreUnavailable: it had to be loaded and could not.
         """
         log = self._logs.get(key)
-        if log is None:
-            lock = self._loading.setdefault(key, asyncio.Lock())
-            try:
-                async with lock:
-                    log = self._logs.get(key) or await self._load(key)
-            finally:
-                if not lock.locked():
-                    self._loading.pop(key, None)
-        log.holders += 1
-        return log
+        if log is not None:
+            log.holders += 1
+            return log
+        loading = self._loading.setdefault(key, _Loading())
+        loading.waiting += 1
+        try:
+            async with loading.lock:
+                log = self._logs.get(key) or await self._load(key)
+                log.holders += 1
+                return log
+        finally:
+            loading.waiting -= 1
+            if not loading.waiting:
+                del self._loading[key]
 
     async def _load(self, key: int) -> ThreadLog:
         thread = await self._store.thread_by_key(key)
@@ -139,6 +154,13 @@ class LocalEventLog:
             return True
         segments = await self._store.segments(log.key, position.offset, 1)
         return bool(segments) and segments[0].first <= position.offset + 1
+
+    def pending_approval(self, user_id: str, approval_id: str) -> Approval | None:
+        """The user's approval, if what is known of it is not durable yet."""
+        for log in self._dirty:
+            if log.user_id == user_id and (approval := log.approvals.get(approval_id)) is not None:
+                return approval
+        return None
 
     def pending(self, log: ThreadLog, last: Done | None = None) -> Checkpoint:
         """All of `log` that is not durable, with `last` as one more event. The caller holds `log.flushing`."""

@@ -21,6 +21,7 @@ from gateway.deadlines import CLOSING_SECONDS
 from gateway.errors import StoreUnavailable
 from gateway.eventlog.local import LocalEventLog, decode_events
 from gateway.notices import Notices
+from gateway.pushing import Pushing
 from gateway.runner.running import RunningTurn
 from gateway.runner.stream import ProviderStreams
 from gateway.runner.verdict import INTERRUPTED, Ending, Failure, verdict
@@ -44,6 +45,7 @@ class LocalRunner:
         agents: Agents,
         approvals: Approvals,
         notices: Notices,
+        pushing: Pushing,
         frame_bytes: int,
     ) -> None:
         self._store = store
@@ -51,11 +53,14 @@ class LocalRunner:
         self._agents = agents
         self._approvals = approvals
         self._notices = notices
+        self._pushing = pushing
         self._frame_bytes = frame_bytes
         self._streams = ProviderStreams(store, logs, approvals)
         self._tasks: set[asyncio.Task[None]] = set()
         self._by_thread: dict[int, RunningTurn] = {}
         self._by_turn: dict[str, RunningTurn] = {}
+        self._stopped_early: set[str] = set()
+        """Turns that were cancelled between becoming the running one in the store and starting here."""
         self.draining = False
         """Whether no queued turn is started any more."""
 
@@ -88,6 +93,9 @@ class LocalRunner:
         running = RunningTurn(turn, log, self._agents.of(turn.agent), self._frame_bytes)
         before = self._by_thread.get(log.key)
         self._by_thread[log.key] = self._by_turn[turn.turn_id] = running
+        if turn.turn_id in self._stopped_early:
+            self._stopped_early.discard(turn.turn_id)
+            running.stop("cancelled")
         self._keep(self._run(running, before), f"turn {turn.turn_id}")
 
     def _keep(self, coroutine: Coroutine[Any, Any, None], name: str) -> None:
@@ -102,7 +110,6 @@ class LocalRunner:
 
     async def _run(self, running: RunningTurn, before: RunningTurn | None) -> None:
         log = running.log
-        following: Turn | None = None
         try:
             if before is not None:
                 await before.ended.wait()
@@ -114,6 +121,8 @@ class LocalRunner:
                 group.create_task(self._notices.changed(log.user_id, log.thread_id))
                 error = await self._streams.run(running)
             following = await self._finish(running, *verdict(running, error))
+            if following is not None:
+                await self.start(following)  # while the log is still held, so that nothing must be loaded
         finally:
             if log.running is running:
                 log.running = None
@@ -123,8 +132,6 @@ class LocalRunner:
             if self._by_thread.get(log.key) is running:
                 del self._by_thread[log.key]
             self._logs.release(log)
-        if following is not None:
-            await self.start(following)
         await self._notices.changed(log.user_id, log.thread_id)
 
     async def _finish(
@@ -150,6 +157,15 @@ class LocalRunner:
                     duration_ms=done.duration_ms,
                     at=now(),
                     checkpoint=checkpoint,
+                    push=self._pushing.of_turn(
+                        turn_id=running.turn_id,
+                        thread_id=log.thread_id,
+                        message_id=done.message_id,
+                        agent=running.agent.name,
+                        status=status,
+                        content=answer.content,
+                        failure=failure,
+                    ),
                     epoch=epoch,
                     start_next=not self.draining,
                 )
@@ -167,6 +183,7 @@ class LocalRunner:
                     self._logs.settled(log, checkpoint)
                     break
             await asyncio.sleep(STORE_RETRY_SECONDS)
+        self._pushing.wake()
         _log.info(
             "turn_done",
             turn_id=running.turn_id,
@@ -179,6 +196,15 @@ class LocalRunner:
             **answer.usage,
         )
         return following
+
+    async def cancel_running(self, thread_key: int, turn_id: str | None) -> None:
+        """Stop the thread's running turn (if it is that one), also when it runs in the store but not yet here."""
+        for turn in await self._store.open_turns(thread_key):
+            if turn.status == "running" and turn_id in (None, turn.turn_id):
+                if (running := self._by_turn.get(turn.turn_id)) is not None:
+                    running.stop("cancelled")
+                else:
+                    self._stopped_early.add(turn.turn_id)
 
     async def show_cancelled(self, thread_key: int, turns: list[Turn]) -> None:
         """Log the message and the end of turns that were cancelled before they started."""

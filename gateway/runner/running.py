@@ -38,6 +38,7 @@ class RunningTurn:
         "spoken",
         "started",
         "steering",
+        "stopped",
         "stopped_by",
         "turn",
     )
@@ -54,6 +55,8 @@ class RunningTurn:
         self.steering = Steering()
         self.stopped_by: StopReason | None = None
         """Why it was told to stop; from then on nothing of the provider is logged."""
+        self.stopped: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        """Done once `stopped_by` is set, for whoever waits for the provider."""
         self.finishing = False
         """Its `done` is on its way: nothing may be logged any more."""
         self.ended = asyncio.Event()
@@ -88,6 +91,7 @@ class RunningTurn:
         """End the turn by cancelling the task that owns the provider's generator. The first reason counts."""
         if self.stopped_by is None:
             self.stopped_by = reason
+            self.stopped.set_result(None)
             if self._task is not None:
                 self._task.cancel()
 

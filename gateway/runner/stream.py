@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import inspect
 import random
+from collections.abc import AsyncGenerator
 
 import structlog
 
@@ -51,7 +53,7 @@ class ProviderStreams:
                 if left <= 0:
                     running.stop("timeout")
                 else:
-                    await asyncio.wait({task}, timeout=left)
+                    await asyncio.wait({task, running.stopped}, timeout=left, return_when=asyncio.FIRST_COMPLETED)
             if not task.done():
                 await asyncio.wait({task}, timeout=CLOSING_SECONDS)
         finally:
@@ -75,6 +77,8 @@ class ProviderStreams:
                 _log.info("provider_opened", turn_id=running.turn_id, agent=running.agent.name, attempt=attempt + 1)
                 await self._iterate(running, provider, turn)
                 return
+            except SystemExit:  # asyncio would end the whole server with it
+                raise ProviderError("provider_fault", "The agent's provider tried to end the server.") from None
             except ProviderError as error:
                 backoff = 0.5 * 2**attempt * random.uniform(1, 1.5)  # noqa: S311 - jitter guards nothing
                 pause = backoff if error.retry_after is None else error.retry_after
@@ -82,13 +86,22 @@ class ProviderStreams:
                 if not error.refused or running.answer.begun or attempt == RETRIES or waited > RETRY_BUDGET_SECONDS:
                     raise
                 _log.info("provider_refused", turn_id=running.turn_id, code=error.code, retry_in_seconds=pause)
-            await asyncio.sleep(pause)
+            running.deadlines.pause()  # the upstream was not asked to speak
+            try:
+                await asyncio.sleep(pause)
+            finally:
+                running.deadlines.resume()
 
     async def _iterate(self, running: RunningTurn, provider: Provider, turn: ProviderTurn) -> None:
         answer, deadlines = running.answer, running.deadlines
         touch_log, log = self._logs.touch, running.log
         count = 0
-        async with contextlib.aclosing(provider.stream(turn)) as events:
+        stream: object = provider.stream(turn)  # a plug-in may give anything
+        if not isinstance(stream, AsyncGenerator):
+            if inspect.iscoroutine(stream):
+                stream.close()
+            raise ProviderError("provider_fault", "The agent's provider gave no async generator.")
+        async with contextlib.aclosing(stream) as events:
             async for event in events:
                 if running.stopped_by is not None:
                     break

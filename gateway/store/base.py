@@ -17,11 +17,15 @@ from gateway.store.records import (
     Message,
     NewTurn,
     Outcome,
+    PushOutcome,
+    PushPlan,
     Segment,
     Thread,
     ThreadSummary,
     Turn,
 )
+from notifications.outbox import OutboxStore
+from notifications.records import Device
 
 __all__ = ["IdConflict", "QueueFull", "Store", "StoreUnavailable", "WrongAgent"]
 
@@ -139,18 +143,50 @@ class Store(Protocol):
         """None also for the message of a queued turn."""
         ...
 
-    async def turn(self, user_id: str, turn_id: str) -> tuple[Thread, Turn] | None: ...
+    async def turn(self, user_id: str | None, turn_id: str) -> tuple[Thread, Turn] | None:
+        """The turn of this user, or of any for None."""
+        ...
 
     async def open_turns(self, thread_key: int) -> list[Turn]:
         """The running turn and the queued ones, in order."""
         ...
 
-    async def mark_read(self, user_id: str, thread_id: str, message_id: str) -> bool | None:
+    async def mark_read(
+        self, user_id: str, thread_id: str, message_id: str, device_id: str | None, at: int
+    ) -> bool | None:
         """Move the read mark up to the message; it never moves back. None: no such thread or message of this
-        user, or its turn is queued. Else whether it moved."""
+        user, or its turn is queued. Else whether it moved; then what other devices than `device_id` show of it is
+        withdrawn by a push."""
         ...
 
     async def approval(self, user_id: str, approval_id: str) -> Approval | None: ...
+
+    async def put_device(self, device: Device) -> None:
+        """Register the device, or what is new about it. Another device with the same token is forgotten."""
+        ...
+
+    async def devices(self, user_id: str) -> list[Device]: ...
+
+    async def device(self, user_id: str, device_id: str) -> Device | None: ...
+
+    async def remove_device(self, user_id: str, device_id: str) -> bool: ...
+
+    async def enqueue_push(self, turn_id: str, wanted: PushPlan, at: int) -> None:
+        """A push about a turn that still runs. Nothing happens if there is no such turn."""
+        ...
+
+    async def push_outcomes(self, turn_id: str) -> list[PushOutcome]:
+        """What became of the turn's pushes; those on their way are not among them."""
+        ...
+
+    async def secret(self, name: str) -> bytes:
+        """A key of 32 random bytes, made at the first call and the same ever after, on every node."""
+        ...
+
+    @property
+    def outbox(self) -> OutboxStore:
+        """The pushes that are to be sent."""
+        ...
 
     async def ping(self) -> None:
         """Do a trivial read."""

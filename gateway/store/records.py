@@ -10,6 +10,9 @@ from typing import Any, Literal, TypeAlias
 
 import msgspec
 
+from notifications.records import Outcome as PushOutcomeKind
+from notifications.records import Platform, Policy, Push
+
 TurnStatus: TypeAlias = Literal["queued", "running", "completed", "cancelled", "failed", "interrupted"]
 
 
@@ -153,6 +156,29 @@ class Checkpoint(msgspec.Struct, frozen=True, kw_only=True):
     """New or changed ones, each as it stands now."""
 
 
+class PushPlan(msgspec.Struct, frozen=True, kw_only=True):
+    """A push to every device of a thread's user, as their policies want it."""
+
+    push: Push
+    """Without `badge`, which the store counts; an empty `title` becomes the thread's."""
+    policy: Policy
+    """The server's."""
+    grace_ms: int
+    expires_at: int
+
+
+class PushOutcome(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of one push."""
+
+    device_id: str | None
+    """None: the user had no device."""
+    platform: Platform | None
+    kind: Literal["turn", "approval"]
+    outcome: PushOutcomeKind
+    reason: str
+    at: int
+
+
 class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     """The end of a turn."""
 
@@ -166,6 +192,7 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     at: int
     checkpoint: Checkpoint
     """All that was not yet durable, up to and with the `done` event."""
+    push: PushPlan | None = None
     epoch: int | None = None
     """A new epoch for the thread: every older segment goes, and offsets count on from `checkpoint`, whose segment may
     begin anywhere. It becomes one more than the old epoch if it is not greater: read the thread to know."""

@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 from sqlalchemy import BigInteger, Connection, Select, and_, bindparam, case, delete, exists, func, select, update
 
+from gateway.store import outbox
 from gateway.store.records import Message, Thread, ThreadSummary
 from gateway.store.rows import (
     IS_ANSWER,
@@ -145,6 +146,7 @@ def remove(connection: Connection, user_id: str, thread_id: str) -> bool:
             },
         )
     )
+    outbox.forget_thread(connection, gone.key)
     for table in (approvals, segments, steers, messages, turns):
         connection.execute(delete(table).where(table.c.thread_key == gone.key))
     connection.execute(delete(threads).where(threads.c.key == gone.key))
@@ -170,10 +172,16 @@ def message(connection: Connection, thread_key: int, message_id: str) -> Message
     return None if row is None else message_of(row)
 
 
-def mark_read(connection: Connection, user_id: str, thread_id: str, message_id: str) -> bool | None:
+def mark_read(
+    connection: Connection, user_id: str, thread_id: str, message_id: str, device_id: str | None, at: int
+) -> bool | None:
     mine = thread(connection, user_id, thread_id)
     seen = None if mine is None else message(connection, mine.key, message_id)
     if mine is None or seen is None:
         return None
     forward = and_(threads.c.key == mine.key, threads.c.read_position < seen.position)
-    return connection.execute(update(threads).where(forward).values(read_position=seen.position)).rowcount > 0
+    before = connection.scalars(select(threads.c.read_position).where(threads.c.key == mine.key)).one()
+    moved = connection.execute(update(threads).where(forward).values(read_position=seen.position)).rowcount > 0
+    if moved:
+        outbox.withdraw(connection, mine, before, seen.position, device_id, at)
+    return moved

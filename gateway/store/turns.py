@@ -7,11 +7,11 @@ from typing import Any
 
 from sqlalchemy import Connection, Insert, bindparam, exists, func, select, update
 
-from gateway.store import steering
+from gateway.store import outbox, steering
 from gateway.store.base import IdConflict, QueueFull, WrongAgent
 from gateway.store.log import checkpoint, restart
 from gateway.store.messages import answer_position, fingerprint, insert_message
-from gateway.store.records import Accepted, NewTurn, Outcome, Thread, Turn
+from gateway.store.records import Accepted, NewTurn, Outcome, PushPlan, Thread, Turn
 from gateway.store.rows import THREAD, TURN, TURNS_WITH_MESSAGE, insert, select_turns, thread_of, turn_of
 from gateway.store.tables import POSITIONS, threads, tombstones, turns
 from gateway.store.threads import lock, touch
@@ -164,8 +164,11 @@ def finish(connection: Connection, outcome: Outcome) -> Turn | None:
     if outcome.epoch is not None:
         restart(connection, thread, outcome.epoch, outcome.checkpoint.segment)
     checkpoint(connection, [outcome.checkpoint])
-    insert_message(connection, thread.key, answer_position(ended.number), ended.answer_id, outcome.at, outcome.content)
+    position = answer_position(ended.number)
+    insert_message(connection, thread.key, position, ended.answer_id, outcome.at, outcome.content)
     touch(connection, thread, outcome.at)
+    if outcome.push is not None:
+        outbox.enqueue(connection, thread, position, outcome.push, outcome.at)
     return start_next(connection, thread.key, outcome.at) if outcome.start_next else None
 
 
@@ -210,8 +213,11 @@ def running(connection: Connection) -> list[tuple[Thread, Turn]]:
     return _with_thread(connection, turns.c.status == "running")
 
 
-def turn(connection: Connection, user_id: str, turn_id: str) -> tuple[Thread, Turn] | None:
-    found = _with_thread(connection, (turns.c.turn_id == turn_id) & (turns.c.user_id == user_id))
+def turn(connection: Connection, user_id: str | None, turn_id: str) -> tuple[Thread, Turn] | None:
+    mine = turns.c.turn_id == turn_id
+    if user_id is not None:
+        mine &= turns.c.user_id == user_id
+    found = _with_thread(connection, mine)
     return found[0] if found else None
 
 
@@ -236,3 +242,11 @@ def waiting(connection: Connection) -> list[Thread]:
 def open_turns(connection: Connection, thread_key: int) -> list[Turn]:
     statement = select_turns().where(turns.c.thread_key == thread_key, turns.c.finished_at.is_(None))
     return [turn_of(row) for row in connection.execute(statement.order_by(turns.c.number))]
+
+
+def enqueue_push(connection: Connection, turn_id: str, wanted: PushPlan, at: int) -> None:
+    """A push about a turn that still runs. Nothing happens if there is no such turn."""
+    row = connection.execute(select(turns.c.thread_key, turns.c.number).where(turns.c.turn_id == turn_id)).one_or_none()
+    thread = None if row is None else lock(connection, row.thread_key)
+    if row is not None and thread is not None:
+        outbox.enqueue(connection, thread, answer_position(row.number), wanted, at)

@@ -211,7 +211,7 @@ async def test_two_users_have_threads_of_the_same_id_and_see_only_their_own(stor
     assert (await store.turn("bob", "u-1"), await store.turn("alice", "u-2")) == (None, None)
     assert [one.thread for one in await store.threads("bob", agent=None, before=None, limit=9)] == [other.thread]
     await store.finish(end(mine))
-    assert await store.mark_read("bob", "t", "a-1") is None
+    assert await store.mark_read("bob", "t", "a-1", None, 5_000) is None
     assert await store.delete("bob", "t")
     assert await store.thread("alice", "t") is not None
 
@@ -648,21 +648,21 @@ async def test_a_summary_shows_the_last_message_and_what_is_unread(store: Store)
 async def test_the_read_mark_never_goes_back(store: Store) -> None:
     for n in range(3):
         await store.finish(end(await store.accept(new(str(n)))))
-    assert await store.mark_read("alice", "t", "a-1") is True
-    assert await store.mark_read("alice", "t", "a-1") is False
-    assert await store.mark_read("alice", "t", "m-0") is False
+    assert await store.mark_read("alice", "t", "a-1", None, 5_000) is True
+    assert await store.mark_read("alice", "t", "a-1", None, 5_000) is False
+    assert await store.mark_read("alice", "t", "m-0", None, 5_000) is False
     summary = await store.summary("alice", "t")
     assert summary is not None
     assert (summary.unread, summary.read_message_id) == (1, "a-1")
-    assert await store.mark_read("alice", "t", "a-2") is True
-    assert await store.mark_read("alice", "t", "unknown") is None
-    assert await store.mark_read("alice", "unknown", "a-2") is None
+    assert await store.mark_read("alice", "t", "a-2", None, 5_000) is True
+    assert await store.mark_read("alice", "t", "unknown", None, 5_000) is None
+    assert await store.mark_read("alice", "unknown", "a-2", None, 5_000) is None
 
 
 async def test_read_marks_set_at_once_end_at_the_furthest(store: Store) -> None:
     for n in range(8):
         await store.finish(end(await store.accept(new(str(n)))))
-    await asyncio.gather(*(store.mark_read("alice", "t", f"a-{n}") for n in (3, 7, 1, 5, 0, 6, 2, 4)))
+    await asyncio.gather(*(store.mark_read("alice", "t", f"a-{n}", None, 5_000) for n in (3, 7, 1, 5, 0, 6, 2, 4)))
     summary = await store.summary("alice", "t")
     assert summary is not None
     assert summary.read_message_id == "a-7"
@@ -671,7 +671,7 @@ async def test_read_marks_set_at_once_end_at_the_furthest(store: Store) -> None:
 async def test_a_message_that_still_waits_cannot_be_read(store: Store) -> None:
     await store.accept(new("1"))
     await store.accept(new("2"))
-    assert await store.mark_read("alice", "t", "m-2") is None
+    assert await store.mark_read("alice", "t", "m-2", None, 5_000) is None
 
 
 async def test_a_thread_can_be_renamed_by_its_user(store: Store) -> None:

@@ -13,7 +13,7 @@ TIME = "2026-11-20T07:40:00.123Z"
 EPOCH = 1_000
 
 
-def add(log: ThreadLog, kind: Any, turn_id: str = "u1", **fields: Any) -> Any:
+def add(log: ThreadLog, kind: Any, turn_id: str = "u1", /, **fields: Any) -> Any:
     """Append one event to the log."""
     frame = kind(timestamp=TIME, thread_id=log.thread_id, turn_id=turn_id, cursor=log.next_cursor(), **fields)
     log.append(frame)

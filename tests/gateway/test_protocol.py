@@ -69,7 +69,6 @@ def refused(text: str) -> BadFrame:
         ({"type": "ping", "nonce": {}}, "nonce"),
         ({"type": "ping", "nonce": True}, "nonce"),
         ({"type": "ping", "nonce": "x" * 129}, "nonce"),
-        ({"type": "ping", "nonce": 2**64}, "nonce"),
         ({"type": "ping", "nonce": -(10**400)}, "nonce"),
     ],
 )
@@ -189,7 +188,7 @@ def test_random_json_is_read_or_refused_as_a_bad_frame() -> None:
 # Encoding
 
 
-def logged(kind: Any, **fields: Any) -> Any:
+def logged(kind: Any, /, **fields: Any) -> Any:
     return kind(timestamp="2026-11-20T07:40:00.123Z", thread_id="t", turn_id="u", cursor="1795160400123:1", **fields)
 
 

