@@ -192,17 +192,30 @@ async def _ask(client: Client, method: str, params: JSON, *, raw: bool = False) 
 async def release(client: Client, inbox: Inbox) -> None:
     """Stop following the thread and wait until Codex has unloaded it, with all commands still running in it.
 
+    So it goes for the threads of its sub-agents; one that still works is interrupted: its turn is over.
     Bounded by RELEASE_SECONDS; a process that cannot do it in time gets no further turn.
     """
     if client.retired:  # it is about to end anyway, and may not be answering
         return
     try:
         async with asyncio.timeout(RELEASE_SECONDS):
-            result = await client.request("thread/unsubscribe", {"threadId": inbox.thread_id})
-            if result.get("status") != "unsubscribed":
-                return
-            while (await inbox.get()).method != "thread/closed":
-                pass
+            loaded = set()
+            for child, turn_id in client.children(inbox.thread_id).items():
+                if turn_id is not None:
+                    with contextlib.suppress(RpcError):  # it has just ended by itself
+                        await client.request("turn/interrupt", {"threadId": child, "turnId": turn_id})
+                loaded.add(child)
+            loaded.add(inbox.thread_id)
+            for thread_id in tuple(loaded):
+                result = await client.request("thread/unsubscribe", {"threadId": thread_id})
+                if result.get("status") != "unsubscribed":
+                    loaded.discard(thread_id)
+            while loaded:
+                incoming = await inbox.get()
+                if incoming.id is not None:
+                    client.refuse(incoming.id)
+                elif incoming.method == "thread/closed":
+                    loaded.discard(incoming.params["threadId"])
     except Disconnected:
         pass
     except (TimeoutError, RpcError, Overflow) as error:
