@@ -206,11 +206,6 @@ def _problem(body: Any) -> str | None:
         return "model is missing"
     if body.get("stream") is not True:
         return "stream is not true"
-    given = body.get("input")
-    if isinstance(given, str):
-        return None if given else "input is empty"
-    if not isinstance(given, list) or not given:
-        return "input is neither text nor a list of items"
     for tool in body.get("tools") or []:
         if not isinstance(tool, dict) or not isinstance(tool.get("type"), str):
             return "a tool has no type"
@@ -218,6 +213,11 @@ def _problem(body: Any) -> str | None:
             return "a function lacks name or parameters"
         if tool["type"] == "custom" and not isinstance(tool.get("name"), str):
             return "a custom tool lacks its name"
+    given = body.get("input")
+    if isinstance(given, str):
+        return None if given else "input is empty"
+    if not isinstance(given, list) or not given:
+        return "input is neither text nor a list of items"
     return _items_problem(given)
 
 

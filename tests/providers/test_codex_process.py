@@ -221,7 +221,7 @@ async def many(api: ResponsesApi, home: Path, count: int) -> None:
     """`count` turns at once, each held upstream until all are there."""
     together = asyncio.Event()
     api.answer = lambda call: Reply(Text("re ", together, call.last_user_text))
-    async with codex(home, api, cwd=str(home / "{thread_id}")) as provider:
+    async with codex(home, api, cwd=str(home / "{user_id}" / "{thread_id}")) as provider:
         await run_one(provider, together)
         assert provider.server.pid is not None
         pid = child_of(provider.server.pid)

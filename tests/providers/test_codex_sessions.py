@@ -66,6 +66,18 @@ async def test_a_thread_begun_on_the_phone_is_found_in_the_terminal_while_the_ga
     assert "begun on the phone" in api.calls[-1].texts("user")
 
 
+async def test_threads_that_are_to_stay_loaded_stay_so_and_go_on(api: ResponsesApi, tmp_path: Path) -> None:
+    async with codex(tmp_path, api, config={"thread_unload_delay_secs": 600}) as provider:
+        first = await run(provider, turn("one"))
+        client = await provider.server.client(1.0)
+        assert (await client.request("thread/loaded/list", {}))["data"] == [session(first)["codex_thread_id"]]
+        began = time.monotonic()
+        await run(provider, turn("two", session=session(first)))
+        assert time.monotonic() - began < 3.0
+        assert provider.server.starts == 1
+    assert api.calls[-1].texts("user")[-2:] == ["one", "two"]
+
+
 async def test_an_adopted_session_follows_the_agents_rules_and_not_those_of_the_terminal(
     api: ResponsesApi, tmp_path: Path
 ) -> None:
