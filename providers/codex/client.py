@@ -25,6 +25,8 @@ LINE_BYTES = 64 * 2**20
 """The longest line that the server may send; a session's whole history comes in one."""
 INBOX_MESSAGES = 20_000
 """How far a turn may fall behind the server before it fails."""
+BURST = 50
+"""After how many messages in a row, all there already, the event loop gets its turn."""
 OVERLOADED = -32001
 METHOD_NOT_FOUND = -32601
 
@@ -73,6 +75,11 @@ class Inbox:
         self.thread_id = thread_id
         self._waiting: deque[Incoming | Exception] = deque()
         self._some = asyncio.Event()
+        self._taken = 0
+
+    def __bool__(self) -> bool:
+        """Whether `get` need not wait."""
+        return bool(self._waiting)
 
     def put(self, item: Incoming | Exception) -> bool:
         """False if there is no room; an exception always finds some, and is raised in its turn."""
@@ -88,6 +95,9 @@ class Inbox:
             Disconnected: the process is gone.
             Overflow: messages were lost, because nobody took them.
         """
+        self._taken += 1
+        if self._waiting and self._taken % BURST == 0:
+            await asyncio.sleep(0)
         while not self._waiting:
             self._some.clear()
             await self._some.wait()
@@ -197,12 +207,16 @@ class Client:
 
     async def run(self) -> None:
         """Read until the pipe ends; then everybody who waits gets `Disconnected`."""
+        lines = 0
         try:
             while line := await self._reader.readline():
                 try:
                     self._take(msgspec.json.decode(line, type=_Line))
                 except msgspec.MsgspecError:
                     log.warning("codex: a line of %d bytes is not a message", len(line))
+                lines += 1
+                if lines % BURST == 0:
+                    await asyncio.sleep(0)
         except ValueError:
             log.error("codex: a line is longer than %d bytes", LINE_BYTES)
         except ConnectionError:

@@ -148,13 +148,14 @@ class Run:
 
     async def _next(self) -> Incoming | None:
         """The next message; None when it is time to say that a tool still runs."""
-        while True:
+        while not self._inbox:
             try:
                 async with asyncio.timeout(HEARTBEAT_SECONDS):
                     return await self._inbox.get()
             except TimeoutError:
                 if self._mapping.waiting_for_tools and not self._asking:
                     return None
+        return await self._inbox.get()
 
     def _is_ours(self, incoming: Incoming) -> bool:
         """Whether it is about this turn: a resumed thread may first repeat something about earlier ones."""

@@ -200,6 +200,10 @@ async def test_what_the_process_writes_to_stderr_is_drained_and_not_logged(
     async with codex(tmp_path, api, binary=str(noisy)) as provider:
         assert text(await run(provider, turn("another private matter"))) == "ok"
     assert "private" not in caplog.text
+    (said,) = [record for record in caplog.records if "standard error" in record.msg]
+    assert isinstance(said.args, tuple)
+    assert isinstance(said.args[0], int)
+    assert said.args[0] >= 3_000_000  # taken while the process ran, not left to pile up
 
 
 async def test_the_gateways_own_secrets_are_not_in_the_environment_of_commands(
