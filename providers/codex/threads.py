@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from collections import Counter
 from collections.abc import AsyncIterator, Coroutine, Sequence
 from typing import Any, TypeAlias, TypeVar
 
@@ -54,6 +55,7 @@ class Threads:
         self._options = options
         self._starting = asyncio.Semaphore(STARTS_AT_ONCE)
         self._locks: dict[str, asyncio.Lock] = {}
+        self._users: Counter[str] = Counter()
         self._unloads = (options.config or {}).get("thread_unload_delay_secs", 0) == 0
         """Whether Codex unloads a thread at once; an older one does not know that it should."""
 
@@ -61,19 +63,23 @@ class Threads:
     async def _alone(self, thread_id: str, within: float) -> AsyncIterator[None]:
         """Two turns in one Codex thread would steer each other; two of our threads can have adopted the same."""
         lock = self._locks.setdefault(thread_id, asyncio.Lock())
+        self._users[thread_id] += 1
         try:
-            async with asyncio.timeout(within):
-                await lock.acquire()
-        except TimeoutError:
-            raise ProviderError(
-                "overloaded", "Another conversation is using this Codex session.", retryable=True, refused=True
-            ) from None
-        try:
-            yield
+            try:
+                async with asyncio.timeout(within):
+                    await lock.acquire()
+            except TimeoutError:
+                raise ProviderError(
+                    "overloaded", "Another conversation is using this Codex session.", retryable=True, refused=True
+                ) from None
+            try:
+                yield
+            finally:
+                lock.release()
         finally:
-            lock.release()
-            if not lock.locked() and self._locks.get(thread_id) is lock:
-                del self._locks[thread_id]
+            self._users[thread_id] -= 1
+            if not self._users[thread_id]:
+                del self._users[thread_id], self._locks[thread_id]
 
     @contextlib.asynccontextmanager
     async def open(self, client: Client, turn: Turn) -> AsyncIterator[Inbox]:

@@ -369,7 +369,21 @@ async def test_two_threads_that_adopted_the_same_codex_thread_take_turns(api: Re
         both = await asyncio.gather(
             *(run(provider, turn(str(n), thread_id=f"t{n}", session=session(first))) for n in (1, 2, 3))
         )
-    assert [text(events) for events in both] == ["re 1", "re 2", "re 3"]
+        assert [text(events) for events in both] == ["re 1", "re 2", "re 3"]
+
+
+async def test_a_codex_thread_that_stays_in_use_is_said_to_be_so(api: ResponsesApi, tmp_path: Path) -> None:
+    async with codex(tmp_path, api) as provider, asyncio.timeout(SECONDS):
+        first = await run(provider, turn("0"))
+        api.script(Reply(Text("Hel", STALL)))
+        long = asyncio.create_task(collect(provider, turn("1", session=session(first)), []))
+        await api.called(2)
+        error = await failure(provider, turn("2", thread_id="t2", session=session(first), connect_seconds=0.2))
+        assert (error.code, error.refused) == ("overloaded", True)
+        long.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await long
+        assert text(await run(provider, turn("3", session=session(first)))) == "ok"
 
 
 async def test_a_patch_from_the_models_own_script_shows_its_diff(api: ResponsesApi, tmp_path: Path) -> None:
