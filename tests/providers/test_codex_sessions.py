@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -88,13 +89,13 @@ async def test_an_adopted_session_follows_the_agents_rules_and_not_those_of_the_
         client = await provider.server.client(10.0)
         asked, answers = client.request, []
 
-        async def listening(method: str, params: dict[str, object], **more: float) -> object:
+        async def listening(method: str, params: dict[str, Any], **more: float) -> Any:
             result = await asked(method, params, **more)
             if method == "thread/resume":
                 answers.append(result)
             return result
 
-        client.request = listening  # type: ignore[method-assign, assignment]  # listens, changes nothing
+        client.request = listening  # type: ignore[method-assign]  # listens, changes nothing
         await run(provider, turn("on the phone", session=found.session))
     (resumed,) = answers
     assert resumed["approvalPolicy"] == "on-request"

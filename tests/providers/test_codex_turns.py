@@ -9,6 +9,7 @@ import os
 import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -343,12 +344,12 @@ async def test_a_steering_message_that_comes_too_late_is_answered_in_the_same_tu
         client = await provider.server.client(20.0)
         asked = client.request
 
-        async def late(method: str, params: dict[str, object], **more: float) -> object:
+        async def late(method: str, params: dict[str, Any], **more: float) -> Any:
             if method == "turn/steer":  # what Codex says when its turn has just ended
                 params = {**params, "expectedTurnId": "01a1f873-8ff2-7892-9a60-11ab17074981"}
             return await asked(method, params, **more)
 
-        client.request = late  # type: ignore[method-assign, assignment]  # moves one message in time
+        client.request = late  # type: ignore[method-assign]  # moves one message in time
         hold = asyncio.Event()
         api.script(Reply(Text("first", hold)))
         events = []
