@@ -17,6 +17,7 @@ from providers import (
     Completed,
     Event,
     Message,
+    Progress,
     ProviderError,
     ReasoningDelta,
     SessionUpdated,
@@ -326,6 +327,51 @@ async def test_a_steering_message_reaches_the_running_turn(api: ResponsesApi, tm
     assert any("in blue" in call.texts("user") for call in api.calls)
     assert len(of(Completed, events)) == 1
     assert text(events).endswith("Done, and in blue.")
+
+
+async def test_text_that_a_steering_message_cut_short_is_taken_back(api: ResponsesApi, tmp_path: Path) -> None:
+    """Codex drops the answer it was at and asks the model anew; what was said is not in the conversation."""
+    messages: asyncio.Queue[Message] = asyncio.Queue()
+
+    async def steering() -> AsyncIterator[Message]:
+        while True:
+            yield await messages.get()
+
+    api.script(Reply(Text("Painting it red", STALL)), Reply(Text("Painting it blue")))
+    events = []
+    async with (
+        asyncio.timeout(SECONDS),
+        codex(tmp_path, api) as provider,
+        contextlib.aclosing(provider.stream(turn("paint it", steering=steering()))) as stream,
+    ):
+        async for event in stream:
+            events.append(event)
+            if isinstance(event, TextDelta) and len(api.calls) == 1:
+                messages.put_nowait(Message("user", "in blue"))
+    assert text(events) == "Painting it blue"
+    assert api.calls[1].texts("user")[-1] == "in blue"
+    assert "Painting it red" not in api.calls[1].texts("assistant")
+
+
+async def test_a_silent_command_counts_as_progress_and_a_silent_backend_does_not(
+    api: ResponsesApi, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("providers.codex.turn.HEARTBEAT_SECONDS", 0.1)
+    pause = asyncio.Event()
+    api.script(Reply(FunctionCall("exec_command", {"cmd": "sleep 1", "login": False})), Reply(pause, Text("ok")))
+    events = []
+    async with (
+        asyncio.timeout(SECONDS),
+        codex(tmp_path, api) as provider,
+        contextlib.aclosing(provider.stream(turn("go"))) as stream,
+    ):
+        async for event in stream:
+            events.append(event)
+            if isinstance(event, ToolResult):
+                asyncio.get_running_loop().call_later(1.0, pause.set)
+    done = next(n for n, event in enumerate(events) if isinstance(event, ToolResult))
+    assert len(of(Progress, events[:done])) >= 5
+    assert of(Progress, events[done:]) == []
 
 
 async def test_a_steering_message_that_comes_too_late_is_answered_in_the_same_turn(
