@@ -148,7 +148,7 @@ async def test_reasoning_summaries_and_raw_reasoning_are_reasoning_and_not_answe
     fake: ResponsesFake, provider: OpenAIProvider
 ) -> None:
     async def script(call: Call) -> None:
-        summary = {"item_id": "rs_1", "output_index": 0, "summary_index": 0}
+        summary: dict[str, Any] = {"item_id": "rs_1", "output_index": 0, "summary_index": 0}
         await call.send("response.reasoning_summary_text.delta", **summary, delta="I think")
         await call.send("response.reasoning_text.delta", item_id="rs_2", output_index=1, content_index=0, delta="raw")
         await call.item_done(type="reasoning", id="rs_1", summary=[{"type": "summary_text", "text": "I think"}])
@@ -169,7 +169,7 @@ async def test_reasoning_summaries_and_raw_reasoning_are_reasoning_and_not_answe
 
 async def test_a_refusal_is_text_and_its_own_stop_reason(fake: ResponsesFake, provider: OpenAIProvider) -> None:
     async def script(call: Call) -> None:
-        place = {"item_id": "msg_1", "output_index": 0, "content_index": 0}
+        place: dict[str, Any] = {"item_id": "msg_1", "output_index": 0, "content_index": 0}
         await call.send("response.refusal.delta", **place, delta="I will ")
         await call.send("response.refusal.delta", **place, delta="not.")
         await call.send("response.refusal.done", **place, refusal="I will not.")
@@ -183,12 +183,12 @@ async def test_a_refusal_is_text_and_its_own_stop_reason(fake: ResponsesFake, pr
 
 
 async def test_hosted_tools_become_calls_and_results(fake: ResponsesFake, provider: OpenAIProvider) -> None:
-    search = {"type": "web_search_call", "id": "ws_1", "action": {"type": "search", "query": "weather"}}
-    mcp = {"type": "mcp_call", "id": "mcp_1", "name": "lookup", "server_label": "crm"}
-    code = {"type": "code_interpreter_call", "id": "ci_1", "container_id": "c", "code": "1+1"}
+    search: dict[str, Any] = {"type": "web_search_call", "id": "ws_1", "action": {"type": "search", "query": "weather"}}
+    mcp: dict[str, Any] = {"type": "mcp_call", "id": "mcp_1", "name": "lookup", "server_label": "crm"}
+    code: dict[str, Any] = {"type": "code_interpreter_call", "id": "ci_1", "container_id": "c", "code": "1+1"}
 
     async def script(call: Call) -> None:
-        at = {"output_index": 0}
+        at: dict[str, Any] = {"output_index": 0}
         await call.send("response.output_item.added", **at, item=search | {"status": "in_progress"})
         await call.send("response.web_search_call.searching", **at, item_id="ws_1")
         await call.item_done(**search, status="completed")
@@ -267,7 +267,7 @@ async def test_a_remote_mcp_tool_asks_a_person_and_the_turn_goes_on_with_the_ans
 
 
 async def test_text_that_never_came_as_deltas_is_shown_once(fake: ResponsesFake, provider: OpenAIProvider) -> None:
-    message = {
+    message: dict[str, Any] = {
         "type": "message",
         "id": "msg_1",
         "role": "assistant",
@@ -298,7 +298,7 @@ async def test_text_that_never_came_as_deltas_is_shown_once(fake: ResponsesFake,
 async def test_text_that_the_server_takes_back_is_reset(fake: ResponsesFake, provider: OpenAIProvider) -> None:
     async def script(call: Call) -> None:
         await call.text("wrong")
-        place = {"item_id": "msg_1", "output_index": 0, "content_index": 0, "logprobs": []}
+        place: dict[str, Any] = {"item_id": "msg_1", "output_index": 0, "content_index": 0, "logprobs": []}
         await call.send("response.output_text.done", **place, text="right")
         await call.completed()
         await call.end()
@@ -317,7 +317,7 @@ async def test_an_incomplete_response_completes_with_its_reason(
 ) -> None:
     async def script(call: Call) -> None:
         await call.text("as far as")
-        details = {"incomplete_details": {"reason": reason}}
+        details: dict[str, Any] = {"incomplete_details": {"reason": reason}}
         await call.send("response.incomplete", response=response("incomplete", **details))
         await call.end()
 
