@@ -18,7 +18,7 @@ from openai.types.responses import ResponseStreamEvent
 from openai.types.responses.response_create_params import ResponseCreateParamsStreaming
 from pydantic import ConfigDict, TypeAdapter, with_config
 
-__all__ = ["Call", "Hangup", "Refusal", "ResponsesFake", "response", "serving", "text_answer"]
+__all__ = ["Call", "Hangup", "Refusal", "ResponsesFake", "function_call", "response", "serving", "text_answer"]
 
 Script = Callable[["Call"], Awaitable[None]]
 
@@ -125,6 +125,23 @@ class Call:
             logprobs=[],
         )
 
+    async def message(self, *deltas: str, item: str = "msg_1") -> dict[str, Any]:
+        """Send a whole message as the real API does; returns the finished item."""
+        at: dict[str, Any] = {"output_index": 0}
+        place = at | {"item_id": item, "content_index": 0}
+        part = {"type": "output_text", "text": "", "annotations": [], "logprobs": []}
+        whole = part | {"text": "".join(deltas)}
+        message = {"type": "message", "id": item, "role": "assistant", "status": "in_progress", "content": []}
+        await self.send("response.output_item.added", **at, item=message)
+        await self.send("response.content_part.added", **place, part=part)
+        for delta in deltas:
+            await self.text(delta, item)
+        await self.send("response.output_text.done", **place, text=whole["text"], logprobs=[])
+        await self.send("response.content_part.done", **place, part=whole)
+        message = message | {"status": "completed", "content": [whole]}
+        await self.send("response.output_item.done", **at, item=message)
+        return message
+
     async def item_done(self, strict: bool = True, **item: Any) -> None:
         await self.send("response.output_item.done", strict=strict, output_index=0, item=item)
 
@@ -138,13 +155,31 @@ class Call:
 
 
 def text_answer(*deltas: str) -> Script:
-    """A whole, ordinary answer in `deltas`."""
+    """A whole, ordinary answer in `deltas`, with every event that the real API sends around them."""
 
     async def script(call: Call) -> None:
         await call.send("response.created", response=response("in_progress", usage=None))
-        for delta in deltas:
-            await call.text(delta)
-        await call.completed()
+        item = await call.message(*deltas)
+        await call.completed(output=[item])
+        await call.end()
+
+    return script
+
+
+def function_call(name: str, **arguments: Any) -> Script:
+    """An answer that calls a function of the client."""
+
+    async def script(call: Call) -> None:
+        await call.send("response.created", response=response("in_progress", usage=None))
+        item = {"type": "function_call", "id": "fc_1", "call_id": "call_1", "name": name, "arguments": ""}
+        whole = item | {"arguments": json.dumps(arguments), "status": "completed"}
+        at: dict[str, Any] = {"output_index": 0}
+        await call.send("response.output_item.added", **at, item=item | {"status": "in_progress"})
+        place = at | {"item_id": "fc_1"}
+        await call.send("response.function_call_arguments.delta", **place, delta=whole["arguments"])
+        await call.send("response.function_call_arguments.done", **place, name=name, arguments=whole["arguments"])
+        await call.send("response.output_item.done", **at, item=whole)
+        await call.completed(output=[whole])
         await call.end()
 
     return script
@@ -160,6 +195,8 @@ class ResponsesFake:
         self.open = 0
         self.port = 0
         self.expects_key: str | None = "test-key"
+        self.checks_parameters = True
+        """Off for clients that are not ours."""
         self.changed = asyncio.Condition()
         """Notified when a request arrives and when a connection ends."""
         self._scripts: deque[Script] = deque()
@@ -263,6 +300,8 @@ class ResponsesFake:
             raise Refusal("wrong or unwanted Authorization")
         if headers.get("content-type") != "application/json":
             raise Refusal("wrong content type")
+        if not self.checks_parameters:
+            return
         try:
             _requests().validate_python(body)
         except ValueError as error:

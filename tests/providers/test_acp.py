@@ -33,7 +33,7 @@ from providers import (
 from providers.acp import AcpProvider
 from tests.fakes.acp_agent import check
 from tests.providers.processes import gone, running, with_environment
-from tests.providers.turns import Approver, answers, collect, make_turn, text_of
+from tests.providers.asking import Approver, answers, collect, make_turn, text_of
 
 ROOT = Path(__file__).parents[2]
 FAKE = [sys.executable, str(ROOT / "tests/fakes/acp_agent.py")]
@@ -511,7 +511,7 @@ async def test_a_gateway_killed_in_the_middle_of_turns_leaves_no_process(bench: 
         f"""
         import asyncio
         from providers.acp import AcpProvider
-        from tests.providers.turns import make_turn
+        from tests.providers.asking import make_turn
 
         async def turn(provider, number):
             steps = {script(["daemon", "1000"], ["text", "up"], "ignore_cancel")!r}

@@ -29,7 +29,7 @@ from providers import (
 )
 from providers.openai import OpenAIProvider
 from tests.fakes.responses_stream import Call, Hangup, ResponsesFake, response, serving, text_answer
-from tests.providers.turns import Approver, answers, collect, make_turn, text_of
+from tests.providers.asking import Approver, answers, collect, make_turn, text_of
 
 
 @pytest.fixture(autouse=True)
