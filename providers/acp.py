@@ -18,6 +18,7 @@ from providers.base import ApprovalRequest, Capability, Turn
 from providers.children import environment, find_command, working_directory
 from providers.errors import ErrorCode, ProviderError
 from providers.events import Completed, Event, SessionUpdated
+from providers.inbox import Inbox
 from providers.pool import Pool
 from providers.transcripts import transcript
 
@@ -29,7 +30,7 @@ except ImportError as error:
 
 from pydantic import ValidationError
 
-from providers.acp_process import AcpProcess, Ended, Inbox, Permission, Update
+from providers.acp_process import AcpProcess, Ended, Item, Permission, Update, leave
 from providers.acp_updates import UpdateReader, usage_of
 
 __all__ = ["AcpProvider"]
@@ -212,7 +213,7 @@ class _Prompt:
         self._reader = UpdateReader()
         self._deciding: set[asyncio.Task[None]] = set()
         self._asking: asyncio.Task[None] | None = None
-        self.inbox = Inbox(self._session_id)
+        self.inbox: Inbox[Item] = Inbox()
         process.attach(self.inbox)
 
     def begin(self, text: str) -> None:
@@ -256,7 +257,7 @@ class _Prompt:
         for task in tuple(self._deciding):
             task.cancel()
         await asyncio.gather(*self._deciding, return_exceptions=True)
-        self.inbox.close()
+        leave(self.inbox)
 
     async def _ask(self, text: str) -> None:
         prompt = [{"type": "text", "text": text}]

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -27,10 +26,10 @@ from pydantic import BaseModel, ValidationError
 
 from providers.children import Child
 from providers.errors import ProviderError
+from providers.inbox import Inbox
 
-__all__ = ["AcpProcess", "Ended", "Inbox", "Permission", "Update"]
+__all__ = ["AcpProcess", "Ended", "Item", "Permission", "Update", "leave"]
 
-_MOST_WAITING = 256
 _LONGEST_LINE = 16 * 1024 * 1024
 """Bytes; a tool's whole output can come as one line."""
 _CANCELLED: Mapping[str, Any] = {"outcome": {"outcome": "cancelled"}}
@@ -62,42 +61,11 @@ class Ended:
 Item: TypeAlias = Update | Permission | Ended
 
 
-@dataclass(slots=True)
-class Inbox:
-    """What arrives for one turn, in order. While it is full, nothing more is read from the agent."""
-
-    session_id: str
-    _items: deque[Item] = field(default_factory=deque)
-    _filled: asyncio.Event = field(default_factory=asyncio.Event)
-    _emptied: asyncio.Event = field(default_factory=asyncio.Event)
-    _closed: bool = False
-
-    async def put(self, item: Item) -> None:
-        while len(self._items) >= _MOST_WAITING and not self._closed:
-            self._emptied.clear()
-            await self._emptied.wait()
-        if self._closed:
-            if isinstance(item, Permission) and not item.answer.done():
-                item.answer.set_result(_CANCELLED)
-            return
-        self._items.append(item)
-        self._filled.set()
-
-    async def get(self) -> Item:
-        while not self._items:
-            self._filled.clear()
-            await self._filled.wait()
-        self._emptied.set()
-        return self._items.popleft()
-
-    def close(self) -> None:
-        """The turn is over for us: what still comes is thrown away, and questions are answered as cancelled."""
-        self._closed = True
-        self._emptied.set()
-        for item in self._items:
-            if isinstance(item, Permission) and not item.answer.done():
-                item.answer.set_result(_CANCELLED)
-        self._items.clear()
+def leave(inbox: Inbox[Item]) -> None:
+    """Close `inbox`; questions in it that nobody has read are answered as cancelled."""
+    for item in inbox.close():
+        if isinstance(item, Permission) and not item.answer.done():
+            item.answer.set_result(_CANCELLED)
 
 
 class _Pipes:
@@ -110,7 +78,9 @@ class _Pipes:
     def __init__(self, child: Child) -> None:
         self._child = child
         self._writing = asyncio.Lock()
-        self.inbox: Inbox | None = None
+        self.inbox: Inbox[Item] | None = None
+        self.session_id: str | None = None
+        """The session whose updates go to `inbox`."""
         self.ended = False
         """The agent closed its output: it will never answer again, even if its process is still there."""
 
@@ -150,7 +120,7 @@ class _Pipes:
 
     async def _update(self, params: object) -> None:
         inbox = self.inbox
-        if inbox is None or not isinstance(params, dict) or params.get("sessionId") != inbox.session_id:
+        if inbox is None or not isinstance(params, dict) or params.get("sessionId") != self.session_id:
             return
         fields = params.get("update")
         if isinstance(fields, dict):
@@ -211,9 +181,10 @@ class AcpProcess:
     def alive(self) -> bool:
         return self._child.alive and not self._pipes.ended
 
-    def attach(self, inbox: Inbox | None) -> None:
-        """Send what arrives for its session to `inbox` from now on; None throws it away."""
+    def attach(self, inbox: Inbox[Item] | None) -> None:
+        """Send what arrives for the open session to `inbox` from now on; None throws it away."""
         self._pipes.inbox = inbox
+        self._pipes.session_id = self.session_id
 
     async def request(self, method: str, params: BaseModel | Mapping[str, Any]) -> Any:
         """Ask the agent and wait for its answer.
@@ -233,7 +204,7 @@ class AcpProcess:
 
     async def close(self, *, at_once: bool = False) -> None:
         if self._pipes.inbox is not None:
-            self._pipes.inbox.close()
+            leave(self._pipes.inbox)
         try:
             await self._connection.close()
         finally:
@@ -276,10 +247,9 @@ class AcpProcess:
         except ValidationError:
             raise RequestError.invalid_params() from None
         inbox = self._pipes.inbox
-        if inbox is None or request.session_id != inbox.session_id:
-            return _CANCELLED
         asked = Permission(request, asyncio.get_running_loop().create_future())
-        await inbox.put(asked)
+        if inbox is None or request.session_id != self._pipes.session_id or not await inbox.put(asked):
+            return _CANCELLED
         return await asked.answer
 
 

@@ -17,7 +17,6 @@ from providers import supervisor
 
 __all__ = ["Child", "environment", "find_command", "supervised", "working_directory"]
 
-_OWN_SETTINGS = "AGENTLINE_"
 _END_SECONDS = 2.0
 """How long a child may take to end by itself once its standard input is closed."""
 _STOP_SECONDS = supervisor.GRACE_SECONDS + 7.0
@@ -30,7 +29,7 @@ def supervised(command: Sequence[str]) -> list[str]:
 
 def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
     """Our environment for a child, without the gateway's own settings (tokens, database passwords)."""
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith(_OWN_SETTINGS)}
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(supervisor.OWN_SETTINGS)}
     return inherited | dict(extra or {})
 
 

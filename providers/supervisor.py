@@ -17,6 +17,8 @@ import sys
 import time
 from contextlib import suppress
 
+OWN_SETTINGS = "AGENTLINE_"
+"""Environment variables of the gateway (tokens, database passwords), which no agent gets."""
 GRACE_SECONDS = 1.0
 """Between asking the agent to end and killing it."""
 _REAP_SECONDS = 5.0
@@ -78,6 +80,10 @@ def main(parent: int, command: list[str]) -> int:
     signal.set_wakeup_fd(waker)
     _prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+    with suppress(PermissionError):  # it leads its session already
+        os.setsid()
+    for name in [name for name in os.environ if name.startswith(OWN_SETTINGS)]:
+        del os.environ[name]
     if os.getppid() != parent:  # it died before the kernel knew whom to tell
         return 1
 

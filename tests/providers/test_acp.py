@@ -397,7 +397,7 @@ async def test_a_flooding_agent_waits_for_its_reader(provider: AcpProvider) -> N
         assert inbox is not None
         for _ in range(200):
             await asyncio.sleep(0)
-        assert len(inbox._items) <= 256
+        assert len(inbox) <= 256
         rest = [event async for event in stream]
     assert isinstance(rest[-1], Completed)
     assert len(answers(rest, TextDelta)) == 1999
