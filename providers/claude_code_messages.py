@@ -1,8 +1,8 @@
 """Reading what Claude Code says about a turn, as the contract's events. No I/O.
 
 Two descriptions of the same text arrive: the Messages API's own stream events, as they come, and each finished block
-once more as a whole. The first is shown at once; the second decides. When a stream breaks, Claude Code asks the model
-again and tells nobody: a new message simply begins before the old one has ended, and what was shown of it is void.
+once more as a whole. The first is shown at once; the second decides. When a stream breaks, Claude Code ends the message
+as if nothing were wrong and asks the model again: what it never sent as a whole block is void (seen with 2.1.327).
 """
 
 from __future__ import annotations
@@ -81,11 +81,11 @@ class MessageReader:
         self.ended = False
         """The turn's own result has come."""
         self._message = 0
-        self._message_id: str | None = None
-        self._open = False
+        self._wholes = 0
         self._texts: dict[str, list[str]] = {}
         """Text shown and not yet confirmed by a whole block, by item."""
-        self._thoughts: set[str] = set()
+        self._thought = False
+        """Reasoning of this message was streamed."""
         self._shown = False
         self._calls: set[str] = set()
         self._error: str | None = None
@@ -110,7 +110,9 @@ class MessageReader:
         elif isinstance(message, SystemMessage):
             if message.subtype == "init" and isinstance(message.data.get("session_id"), str):
                 yield SessionUpdated({"session_id": message.data["session_id"], "cwd": self._cwd})
-            elif message.subtype != "api_retry":  # trying again is no progress: the idle deadline must see it
+            elif message.subtype == "api_retry":
+                yield from self._void()  # and no progress: the idle deadline must see that it only tries again
+            else:
                 yield Progress()
 
     def call(self, call_id: str, name: str, arguments: Mapping[str, Any]) -> Iterator[Event]:
@@ -124,10 +126,7 @@ class MessageReader:
         if kind == "message_start":
             yield from self._void()
             self._message += 1
-            self._message_id = (event.get("message") or {}).get("id")
-            self._open = True
-        elif kind == "message_stop":
-            self._open = False
+            self._thought = False
         elif kind == "content_block_delta":
             item = f"m{self._message}.{event.get('index')}"
             delta = event.get("delta") or {}
@@ -137,36 +136,28 @@ class MessageReader:
                 yield TextDelta(item, delta["text"])
                 return
             if delta.get("type") == "thinking_delta" and isinstance(delta.get("thinking"), str):
-                self._thoughts.add(item)
+                self._thought = True
                 yield ReasoningDelta(item, delta["thinking"])
                 return
         yield Progress()
 
     def _void(self) -> Iterator[Event]:
-        """Forget what was shown of a message that never ended."""
-        if self._open:
-            for item in self._texts:
-                yield TextReset(item)
+        """Forget what was shown and never came as a whole block."""
+        for item in self._texts:
+            yield TextReset(item)
         self._texts.clear()
-        self._open = False
 
     def _assistant(self, message: AssistantMessage) -> Iterator[Event]:
         if message.error is not None or message.model == _SYNTHETIC:
             self._error = message.error or self._error
             yield Progress()
             return
-        streamed = self._open and message.message_id in (None, self._message_id)
-        if not streamed:
-            # Answered without a stream, after one broke.
-            yield from self._void()
-            self._message += 1
-            self._message_id = None
-        for number, block in enumerate(message.content):
+        for block in message.content:
+            self._wholes += 1
             if isinstance(block, TextBlock):
-                yield from self._whole(f"m{self._message}.w{number}", block.text)
-            elif isinstance(block, ThinkingBlock):
-                if not any(item.startswith(f"m{self._message}.") for item in self._thoughts):
-                    yield ReasoningDelta(f"m{self._message}.w{number}", block.thinking)
+                yield from self._whole(f"w{self._wholes}", block.text)
+            elif isinstance(block, ThinkingBlock) and not self._thought:
+                yield ReasoningDelta(f"w{self._wholes}", block.thinking)
             elif isinstance(block, ToolUseBlock):
                 yield from self.call(block.id, block.name, block.input)
             else:
@@ -179,9 +170,7 @@ class MessageReader:
                 del self._texts[shown]
                 yield Progress()
                 return
-        for shown in list(self._texts):
-            yield TextReset(shown)
-        self._texts.clear()
+        yield from self._void()
         self._shown = True
         yield TextDelta(item, text)
 
@@ -199,9 +188,7 @@ class MessageReader:
         if result.is_error or result.subtype != "success":
             code = _STATUSES.get(result.api_error_status or 0) or _ERRORS.get(self._error or "", "upstream_error")
             raise ProviderError(code, _SENTENCES[code], retryable=code in _RETRYABLE)
-        if self._open:
-            # It says that it succeeded, and a message of it never ended.
-            raise ProviderError("incomplete", "Claude Code ended in the middle of an answer.", retryable=True)
+        yield from self._void()
         if not self._shown and result.result:
             yield TextDelta("result", result.result)  # a command of Claude Code's own answers only here
         yield from self._end(result, result.stop_reason or "end_turn")
