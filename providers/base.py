@@ -148,6 +148,7 @@ class Provider(Protocol):
         The generator must not block the event loop, and must tell its backend to stop when it is closed.
 
         Raises:
-            ProviderError: the turn failed; every failure that the provider can foresee.
+            ProviderError: the turn failed; every failure that the provider can foresee. Raised without the
+                backend's own exception as its cause (`from None`): its text may quote the conversation or a key.
         """
         ...

@@ -110,18 +110,6 @@ async def test_a_failure_inside_the_stream_keeps_the_text_before_it(
     assert len(api.calls) == 1
 
 
-async def test_bytes_that_are_no_http_count_as_a_broken_connection(api: MessagesApi, claude: ClaudeProvider) -> None:
-    class Broken(bytes):
-        def __len__(self) -> int:
-            return super().__len__() + 5  # announces a chunk longer than the one that comes
-
-    gate = Gate()
-    api.script = [*start(), *text("Hel"), gate, Raw(Broken(b"x")), Raw(b"y"), EndEarly()]
-    events, error = await failed(claude, turn("Hi"), gate.opened.set)
-    assert text_of(events) == "Hel"
-    assert shape(error) == ("disconnected", True, False)
-
-
 @pytest.mark.parametrize("reset", [False, True])
 async def test_a_connection_lost_before_the_headers_may_have_been_worked_on(
     api: MessagesApi, claude: ClaudeProvider, reset: bool

@@ -9,7 +9,7 @@ from typing import Any
 
 from providers import Event, Message, Provider, ProviderError, TextDelta, Turn
 
-DEADLINE = 15.0
+DEADLINE = 5.0
 
 
 def turn(*contents: str, **fields: Any) -> Turn:
