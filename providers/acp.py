@@ -61,6 +61,7 @@ class AcpProvider:
         config: the session's configuration options to choose, by id (a model, say).
         auth_method: the id of the agent's authentication method to use after the start.
         processes: how many processes may live at once.
+        idle_seconds: how long a process without a turn may live; 0 ends it with its turn.
         session_seconds: how long opening or loading a session may take.
         log_path: a file for what the program writes to standard error. It may repeat conversations.
 
@@ -82,6 +83,7 @@ class AcpProvider:
         config: Mapping[str, str | bool] | None = None,
         auth_method: str | None = None,
         processes: int = 8,
+        idle_seconds: float = 900.0,
         session_seconds: float = 60.0,
         log_path: str | None = None,
     ) -> None:
@@ -104,11 +106,12 @@ class AcpProvider:
         self._auth_method = auth_method
         self._session_seconds = session_seconds
         self._log_path = log_path
-        self._pool: Pool[AcpProcess] = Pool(processes)
+        self._pool: Pool[AcpProcess] = Pool(processes, idle_seconds=idle_seconds)
         self._processes = processes
+        self._idle_seconds = idle_seconds
 
     async def __aenter__(self) -> Self:
-        self._pool = Pool(self._processes)
+        self._pool = Pool(self._processes, idle_seconds=self._idle_seconds)
         return self
 
     async def __aexit__(

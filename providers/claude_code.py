@@ -70,6 +70,7 @@ class ClaudeCodeProvider:
         config_dir: where it keeps sessions and its login; default is its own, `~/.claude`.
         env: further environment variables; the gateway's own settings are never passed on.
         processes: how many processes may live at once.
+        idle_seconds: how long a process without a turn may live; 0 ends it with its turn.
 
     Raises:
         ValueError: an option is missing or wrong, or there is no such program.
@@ -97,6 +98,7 @@ class ClaudeCodeProvider:
         config_dir: str | None = None,
         env: Mapping[str, str] | None = None,
         processes: int = 8,
+        idle_seconds: float = 900.0,
     ) -> None:
         if not cwd:
             raise ValueError("the option cwd is missing: the directory in which Claude Code works")
@@ -132,11 +134,12 @@ class ClaudeCodeProvider:
         self._max_turns = max_turns
         self._commands = commands
         self._processes = processes
-        self._pool: Pool[ClaudeCodeProcess] = Pool(processes)
+        self._idle_seconds = idle_seconds
+        self._pool: Pool[ClaudeCodeProcess] = Pool(processes, idle_seconds=idle_seconds)
         self._private: tempfile.TemporaryDirectory[str] | None = None
 
     async def __aenter__(self) -> Self:
-        self._pool = Pool(self._processes)
+        self._pool = Pool(self._processes, idle_seconds=self._idle_seconds)
         self._private = await asyncio.to_thread(self._prepare)
         return self
 

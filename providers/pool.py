@@ -29,20 +29,27 @@ R = TypeVar("R", bound=Resident)
 class _Place(Generic[R]):
     """One of the pool's places. `busy` while a turn has it, or while its resident is being made or closed."""
 
-    __slots__ = ("busy", "resident")
+    __slots__ = ("busy", "idle_since", "resident")
 
     def __init__(self) -> None:
         self.busy = True
         self.resident: R | None = None
+        self.idle_since = 0.0
+        """On the event loop's clock."""
 
 
 class Pool(Generic[R]):
-    """At most `most` residents live at any time, those being started and stopped included."""
+    """At most `most` residents live at any time, those being started and stopped included.
 
-    def __init__(self, most: int) -> None:
+    One that has been idle for `idle_seconds` is closed; with 0 none outlives its turn.
+    """
+
+    def __init__(self, most: int, *, idle_seconds: float) -> None:
         if most < 1:
             raise ValueError("a pool needs at least one place")
         self._most = most
+        self._idle_seconds = idle_seconds
+        self._reaping: asyncio.Task[None] | None = None
         self._places: OrderedDict[Hashable, _Place[R]] = OrderedDict()
         self._waiting: list[asyncio.Future[None]] = []
         self._closed = False
@@ -85,8 +92,12 @@ class Pool(Generic[R]):
         """Give the resident of `key` back; it is closed unless `keep`, or when the pool is closed already."""
         place = self._places[key]
         resident = place.resident
-        if keep and not self._closed and resident is not None and resident.alive:
+        if keep and self._idle_seconds > 0 and not self._closed and resident is not None and resident.alive:
             place.busy = False
+            place.idle_since = asyncio.get_running_loop().time()
+            self._places.move_to_end(key)
+            if self._reaping is None or self._reaping.done():
+                self._reaping = asyncio.create_task(self._reap(), name="pool reaper")
             self._notify()
             return
         try:
@@ -98,6 +109,9 @@ class Pool(Generic[R]):
     async def close(self) -> None:
         """Close every idle resident and let none come; those at work are closed when they are released."""
         self._closed = True
+        if self._reaping is not None:
+            self._reaping.cancel()
+            await asyncio.gather(self._reaping, return_exceptions=True)
         idle = [(key, place) for key, place in self._places.items() if not place.busy]
         for _, place in idle:
             place.busy = True
@@ -140,6 +154,16 @@ class Pool(Generic[R]):
                 await place.resident.close()
         finally:
             self._give_up(key)
+
+    async def _reap(self) -> None:
+        """Close who has been idle for too long; ends when nobody is idle."""
+        loop = asyncio.get_running_loop()
+        while (oldest := self._oldest_idle()) is not None:
+            pause = self._places[oldest].idle_since + self._idle_seconds - loop.time()
+            if pause > 0:
+                await asyncio.sleep(pause)
+            else:
+                await self._evict(oldest)
 
     def _give_up(self, key: Hashable) -> None:
         self._places.pop(key, None)

@@ -17,6 +17,8 @@ from tests.providers.processes import gone, with_environment
 
 DAEMONS = "setsid sleep 1000 & sleep 1000 & echo up; cat"
 """A program with one child that left its process group and one that did not."""
+DEAF = "setsid sleep 1000 & sleep 1000 & echo up; exec sleep 1000"
+"""The same, but the end of its input does not end it."""
 
 
 @pytest.fixture
@@ -80,7 +82,7 @@ async def test_a_killed_owner_leaves_nothing_behind(mark: str, tmp_path: Path, e
         async def main():
             children = [
                 await Child.start(
-                    ["bash", "-c", {DAEMONS!r}], cwd="/", env=environment({{{mark!r}: "1"}}), line_bytes=1000
+                    ["bash", "-c", {DEAF!r}], cwd="/", env=environment({{{mark!r}: "1"}}), line_bytes=1000
                 )
                 for _ in range(3)
             ]
