@@ -191,7 +191,11 @@ class Agent:
             text = params["prompt"][0]["text"]
             turns = int((HOME / session).read_text()) + 1
             (HOME / session).write_text(str(turns))
-            for name, *arguments in json.loads(text.rpartition("\n")[2]):
+            try:
+                steps = json.loads(text.rpartition("\n")[2])
+            except ValueError:
+                raise Refused(-32602, "not a script") from None
+            for name, *arguments in steps:
                 stop = await self.step(session, text, turns, name, arguments)
                 if isinstance(stop, dict):
                     return stop

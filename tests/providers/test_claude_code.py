@@ -297,17 +297,18 @@ async def test_of_a_stream_that_breaks_only_whole_blocks_stay(
     ],
 )
 async def test_an_error_of_the_model_server_is_an_error_and_not_an_answer(
-    bench: Bench, provider: ClaudeCodeProvider, status: int, code: str
+    bench: Bench, status: int, code: str
 ) -> None:
     bench.api.script = [Status(status, message="upstream's own words about sk-secret")]
-    error, events = await failure(provider, turn("Hi"))
+    async with ClaudeCodeProvider(**bench.options(env={"CLAUDE_CODE_MAX_RETRIES": "0"})) as provider:
+        error, events = await failure(provider, turn("Hi"))
     assert error.code == code
     assert text_of(events) == ""
     assert "secret" not in str(error)
 
 
 async def test_a_model_server_that_cannot_be_reached_ends_the_turn(bench: Bench) -> None:
-    async with ClaudeCodeProvider(**bench.options(base_url="http://127.0.0.1:9")) as provider:
+    async with ClaudeCodeProvider(**bench.options(base_url="http://127.0.0.1:9", env={"CLAUDE_CODE_MAX_RETRIES": "0"})) as provider:
         error, events = await failure(provider, turn("Hi"))
     assert error.retryable
     assert text_of(events) == ""
