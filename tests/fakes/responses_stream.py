@@ -131,7 +131,13 @@ class Call:
         place = at | {"item_id": item, "content_index": 0}
         part = {"type": "output_text", "text": "", "annotations": [], "logprobs": []}
         whole = part | {"text": "".join(deltas)}
-        message = {"type": "message", "id": item, "role": "assistant", "status": "in_progress", "content": []}
+        message: dict[str, Any] = {
+            "type": "message",
+            "id": item,
+            "role": "assistant",
+            "status": "in_progress",
+            "content": [],
+        }
         await self.send("response.output_item.added", **at, item=message)
         await self.send("response.content_part.added", **place, part=part)
         for delta in deltas:
@@ -171,7 +177,13 @@ def function_call(name: str, **arguments: Any) -> Script:
 
     async def script(call: Call) -> None:
         await call.send("response.created", response=response("in_progress", usage=None))
-        item = {"type": "function_call", "id": "fc_1", "call_id": "call_1", "name": name, "arguments": ""}
+        item: dict[str, Any] = {
+            "type": "function_call",
+            "id": "fc_1",
+            "call_id": "call_1",
+            "name": name,
+            "arguments": "",
+        }
         whole = item | {"arguments": json.dumps(arguments), "status": "completed"}
         at: dict[str, Any] = {"output_index": 0}
         await call.send("response.output_item.added", **at, item=item | {"status": "in_progress"})

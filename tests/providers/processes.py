@@ -6,7 +6,7 @@ import asyncio
 import os
 from pathlib import Path
 
-__all__ = ["gone", "running", "with_environment"]
+__all__ = ["gone", "running", "there_are", "with_environment"]
 
 
 def running(pid: int) -> bool:
@@ -36,4 +36,11 @@ async def gone(mark: str, *, seconds: float = 10.0) -> None:
     """Returns when no process with `mark` is left; the kernel tells nobody about processes that are not their own."""
     async with asyncio.timeout(seconds):
         while with_environment(mark):  # noqa: ASYNC110 - there is no event to wait for
+            await asyncio.sleep(0.02)
+
+
+async def there_are(number: int, mark: str, *, seconds: float = 5.0) -> None:
+    """Returns when exactly `number` processes have `mark`; in the middle of its exec a process shows no environment."""
+    async with asyncio.timeout(seconds):
+        while len(with_environment(mark)) != number:  # noqa: ASYNC110 - there is no event to wait for
             await asyncio.sleep(0.02)

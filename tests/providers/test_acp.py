@@ -32,8 +32,8 @@ from providers import (
 )
 from providers.acp import AcpProvider
 from tests.fakes.acp_agent import check
-from tests.providers.processes import gone, running, with_environment
 from tests.providers.asking import Approver, answers, collect, make_turn, text_of
+from tests.providers.processes import gone, running, there_are, with_environment
 
 ROOT = Path(__file__).parents[2]
 FAKE = [sys.executable, str(ROOT / "tests/fakes/acp_agent.py")]
@@ -310,7 +310,7 @@ async def test_an_agent_that_ignores_the_cancel_is_ended_with_all_it_started(
 ) -> None:
     steps = (["daemon", "1000"], ["text", "on"], "ignore_cancel")
     task = await start(provider, make_turn(script(*steps)), is_text)
-    assert len(with_environment(bench.mark)) == 3  # the supervisor, the agent, its daemon
+    await there_are(3, bench.mark)  # the supervisor, the agent, its daemon
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
@@ -410,7 +410,7 @@ async def test_no_more_processes_live_than_allowed_and_the_longest_idle_one_give
         await collect(provider, make_turn(script("tell"), thread="three"))
         assert not running(told(one)["pid"])
         assert running(told(two)["pid"])
-        assert len(with_environment(bench.mark)) == 4
+        await there_are(4, bench.mark)
         back = await collect(provider, make_turn("x", "y", script("tell"), thread="one", session=session_of(one)))
         assert told(back)["turns"] == 2
 
@@ -502,7 +502,7 @@ async def test_leaving_the_provider_leaves_no_process(bench: Bench) -> None:
     async with AcpProvider(**bench.options()) as provider:
         turns = (make_turn(script(["daemon", "1000"], "tell"), thread=str(number)) for number in range(4))
         await asyncio.gather(*(collect(provider, turn) for turn in turns))
-        assert len(with_environment(bench.mark)) == 12
+        await there_are(12, bench.mark)
     assert with_environment(bench.mark) == set()
 
 
@@ -533,7 +533,7 @@ async def test_a_gateway_killed_in_the_middle_of_turns_leaves_no_process(bench: 
     async with asyncio.timeout(20):
         for _ in range(3):
             assert await owner.stdout.readline() == b"up\n"
-    assert len(with_environment(bench.mark)) >= 9
+    await there_are(10, bench.mark)  # the owner's command line has the mark too
     owner.send_signal(signal.SIGKILL)
     await owner.wait()
     await gone(bench.mark)

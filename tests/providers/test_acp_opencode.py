@@ -20,8 +20,8 @@ import pytest
 from providers import Completed, Decision, Event, ProviderError, SessionUpdated, TextDelta, ToolCall, ToolResult, Usage
 from providers.acp import AcpProvider
 from tests.fakes.responses_stream import Call, Hangup, ResponsesFake, Script, function_call, serving, text_answer
-from tests.providers.processes import gone, with_environment
 from tests.providers.asking import Approver, answers, collect, make_turn, text_of
+from tests.providers.processes import gone, with_environment
 
 BINARY = os.environ.get("AGENTLINE_TEST_OPENCODE") or shutil.which("opencode")
 pytestmark = pytest.mark.skipif(BINARY is None, reason="the opencode program is not installed")

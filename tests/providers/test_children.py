@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from providers.children import Child, environment, find_command, working_directory
-from tests.providers.processes import gone, with_environment
+from tests.providers.processes import gone, there_are, with_environment
 
 DAEMONS = "setsid sleep 1000 & sleep 1000 & echo up; cat"
 """A program with one child that left its process group and one that did not."""
@@ -34,7 +34,7 @@ async def start(mark: str, script: str, cwd: Path) -> Child:
 
 async def test_a_stopped_child_takes_its_descendants_with_it(mark: str, tmp_path: Path) -> None:
     child = await start(mark, DAEMONS, tmp_path)
-    assert len(with_environment(mark)) == 4
+    await there_are(4, mark)
     async with asyncio.timeout(5):
         await child.stop()
     assert with_environment(mark) == set()
@@ -99,7 +99,7 @@ async def test_a_killed_owner_leaves_nothing_behind(mark: str, tmp_path: Path, e
     )
     assert owner.stdout is not None
     assert await owner.stdout.readline() == b"up\n"
-    assert len(with_environment(mark)) >= 12
+    await there_are(13, mark)  # the owner's command line has the mark too
     owner.send_signal(end)
     await owner.wait()
     await gone(mark)

@@ -51,7 +51,7 @@ from tests.fakes.messages_script import (
     tool_input,
 )
 from tests.providers.asking import Approver, answers, collect, make_turn, text_of
-from tests.providers.processes import gone, running, with_environment
+from tests.providers.processes import gone, running, there_are, with_environment
 
 ROOT = Path(__file__).parents[2]
 
@@ -296,9 +296,7 @@ async def test_of_a_stream_that_breaks_only_whole_blocks_stay(
         (500, "upstream_error"),
     ],
 )
-async def test_an_error_of_the_model_server_is_an_error_and_not_an_answer(
-    bench: Bench, status: int, code: str
-) -> None:
+async def test_an_error_of_the_model_server_is_an_error_and_not_an_answer(bench: Bench, status: int, code: str) -> None:
     bench.api.script = [Status(status, message="upstream's own words about sk-secret")]
     async with ClaudeCodeProvider(**bench.options(env={"CLAUDE_CODE_MAX_RETRIES": "0"})) as provider:
         error, events = await failure(provider, turn("Hi"))
@@ -308,7 +306,9 @@ async def test_an_error_of_the_model_server_is_an_error_and_not_an_answer(
 
 
 async def test_a_model_server_that_cannot_be_reached_ends_the_turn(bench: Bench) -> None:
-    async with ClaudeCodeProvider(**bench.options(base_url="http://127.0.0.1:9", env={"CLAUDE_CODE_MAX_RETRIES": "0"})) as provider:
+    async with ClaudeCodeProvider(
+        **bench.options(base_url="http://127.0.0.1:9", env={"CLAUDE_CODE_MAX_RETRIES": "0"})
+    ) as provider:
         error, events = await failure(provider, turn("Hi"))
     assert error.retryable
     assert text_of(events) == ""
@@ -330,8 +330,8 @@ async def test_a_cancelled_turn_stops_the_model_call_and_its_process_serves_the_
     await cancelled(await begin(provider, turn("Go on"), noted))
     async with asyncio.timeout(5):
         await bench.api.calls[0].closed.wait()
+    await there_are(2, bench.mark)  # the supervisor and the program
     before = with_environment(bench.mark)
-    assert len(before) == 2  # the supervisor and the program
     events = await collect(provider, turn("Go on", "On and", "And?", session=session))
     assert text_of(events) == "Again."
     assert with_environment(bench.mark) == before
@@ -384,7 +384,7 @@ async def test_no_more_processes_live_than_allowed_and_the_longest_idle_one_give
         before = with_environment(bench.mark)
         await collect(provider, turn("Hi", thread="two"))
         assert not any(map(running, before))
-        assert len(with_environment(bench.mark)) == 2
+        await there_are(2, bench.mark)
         await collect(provider, turn("My colour is blue", "Noted.", "And?", thread="one", session=session_of(one)))
         assert "My colour is blue" in bench.sent()
 
@@ -432,7 +432,7 @@ async def test_a_gateway_killed_in_the_middle_of_a_turn_leaves_no_process(bench:
     assert owner.stdout is not None
     async with asyncio.timeout(20):
         assert await owner.stdout.readline() == b"up\n"
-    assert len(with_environment(bench.mark)) == 3  # the owner, the supervisor, the program
+    await there_are(3, bench.mark)  # the owner, the supervisor, the program
     owner.send_signal(signal.SIGKILL)
     await owner.wait()
     await gone(bench.mark)
@@ -441,7 +441,7 @@ async def test_a_gateway_killed_in_the_middle_of_a_turn_leaves_no_process(bench:
 async def test_leaving_the_provider_in_the_middle_of_nothing_leaves_nothing(bench: Bench) -> None:
     async with ClaudeCodeProvider(**bench.options()) as provider:
         await asyncio.gather(*(collect(provider, turn("Hi", thread=str(number))) for number in range(2)))
-        assert len(with_environment(bench.mark)) == 4
+        await there_are(4, bench.mark)
         private = provider._private.name  # type: ignore[union-attr]  # entered
         assert os.stat(private).st_mode & 0o077 == 0
     assert with_environment(bench.mark) == set()
