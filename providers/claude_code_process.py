@@ -161,9 +161,17 @@ class ClaudeCodeProcess:
             raise
 
     async def _close(self) -> None:
+        hangs = not self._idle.is_set()
         if self._reading is not None:
             self._reading.cancel()
             await asyncio.gather(self._reading, return_exceptions=True)
+        if hangs:
+            # It did not stop when it was told to, so it will not end by itself either; the SDK would give it five
+            # seconds. Should the SDK rename its fields, it only takes that long.
+            process = getattr(getattr(self._client, "_transport", None), "_process", None)
+            if process is not None:
+                with suppress(AttributeError, ProcessLookupError):
+                    process.terminate()
         with suppress(Exception):  # the process may be gone already, in whatever way
             async with asyncio.timeout(_CLOSE_SECONDS):
                 await self._client.disconnect()

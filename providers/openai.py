@@ -13,7 +13,7 @@ import re
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import suppress
 from types import TracebackType
-from typing import Any, Self, cast
+from typing import Any, Self, TypeAlias, cast
 from urllib.parse import urlsplit
 
 from providers.base import ApprovalRequest, Capability, Turn
@@ -24,7 +24,6 @@ try:
     import aiohttp
     import httpx2
     import openai
-    from openai.types.responses import ResponseInputParam, ResponseStreamEvent
     from openai.types.shared_params import Reasoning
 except ImportError as error:
     raise ImportError("the openai provider needs its extra: pip install 'agentline[openai]'") from error
@@ -38,9 +37,12 @@ _EFFORTS = frozenset(("none", "minimal", "low", "medium", "high", "xhigh", "max"
 _SUMMARIES = frozenset(("auto", "concise", "detailed"))
 _HOSTED = frozenset(("web_search", "web_search_preview", "file_search", "code_interpreter", "image_generation", "mcp"))
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_NOT_THE_API = "The model server does not keep to the Responses API."
 _DRAIN_SECONDS = 0.05
 _MOST_CONNECTIONS = 10_000
 """One stream holds one connection; aiohttp's own limit is 100, so the 101st turn would wait."""
+
+_Stream: TypeAlias = openai.AsyncStream[object]
 
 
 class OpenAIProvider:
@@ -155,9 +157,7 @@ class OpenAIProvider:
                     try:
                         shown = tuple(reader.read(event))
                     except (AttributeError, TypeError):  # see `ResponseReader.read`
-                        raise ProviderError(
-                            "upstream_error", "The model server does not keep to the Responses API.", retryable=True
-                        ) from None
+                        raise ProviderError("upstream_error", _NOT_THE_API, retryable=True) from None
                     for piece in shown:
                         yield piece
                 await _drain(stream)
@@ -172,25 +172,21 @@ class OpenAIProvider:
             conversation += [item.to_dict(mode="json") for item in reader.output]
             conversation += answers
 
-    async def _open(
-        self, conversation: Sequence[Any], turn: Turn, *, begun: bool
-    ) -> openai.AsyncStream[ResponseStreamEvent]:
+    async def _open(self, conversation: Sequence[Any], turn: Turn, *, begun: bool) -> _Stream:
         """Send the request; returns when the response's head has arrived.
 
         Waiting for it has no limit of its own (the gateway's deadline for the first event is that limit), but
-        connecting has.
+        connecting has. The SDK's generic call is used, because its stream gives events as they were decoded.
         """
         timeout = httpx2.Timeout(None, connect=turn.connect_seconds, pool=turn.connect_seconds)
         try:
-            return cast(
-                "openai.AsyncStream[ResponseStreamEvent]",
-                await self._client.responses.create(
-                    input=cast("ResponseInputParam", list(conversation)),
-                    stream=True,
-                    timeout=timeout,
-                    extra_headers={"Authorization": openai.omit} if self._keyless else None,
-                    **self._request,
-                ),
+            return await self._client.post(
+                "/responses",
+                cast_to=object,
+                body={**self._request, "input": list(conversation), "stream": True},
+                options={"timeout": timeout, "headers": {"Authorization": openai.omit} if self._keyless else {}},
+                stream=True,
+                stream_cls=_Stream,
             )
         except (openai.OpenAIError, httpx2.HTTPError, aiohttp.ClientError) as error:
             # Without the cause: a traceback in a log would show the request.
@@ -207,17 +203,20 @@ class OpenAIProvider:
         return {"type": "mcp_approval_response", "approval_request_id": item.id, "approve": decision.approved}
 
 
-async def _next(stream: openai.AsyncStream[ResponseStreamEvent]) -> ResponseStreamEvent | None:
+async def _next(stream: _Stream) -> Mapping[str, Any] | None:
     """The stream's next event, None at its end; the SDK's and the transport's errors as the contract's."""
     try:
-        return await anext(stream)
+        event = await anext(stream)
     except StopAsyncIteration:
         return None
     except (openai.OpenAIError, httpx2.HTTPError, aiohttp.ClientError, ValueError) as error:
         raise from_exception(error, begun=True) from None
+    if not isinstance(event, dict):
+        raise ProviderError("upstream_error", _NOT_THE_API, retryable=True)
+    return event
 
 
-async def _drain(stream: openai.AsyncStream[ResponseStreamEvent]) -> None:
+async def _drain(stream: _Stream) -> None:
     """Read to the end of the body, so that the connection can be used again; but not for long."""
     with suppress(TimeoutError, ProviderError):
         async with asyncio.timeout(_DRAIN_SECONDS):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, cast, get_args
 
 from openai.types.responses import Response, ResponseOutputItem, ResponseStreamEvent, ResponseUsage
 
@@ -49,20 +49,26 @@ class ResponseReader:
         self._announced: set[str] = set()
         self._pending: dict[str, ResponseOutputItem] = {}
 
-    def read(self, event: ResponseStreamEvent) -> Iterator[Event]:
-        """The events that `event` stands for; one `Progress` when there is nothing to show.
+    def read(self, data: Mapping[str, Any]) -> Iterator[Event]:
+        """The events that the decoded stream event `data` stands for; one `Progress` when there is nothing to show.
+
+        A text delta, which is nearly all there is, is read as it stands: with the SDK's object made of it, an event
+        costs 146 µs of CPU, without 58.
 
         Raises:
             ProviderError: the response failed.
             AttributeError, TypeError: the server left out a field that the API requires, or sent it with another type
                 (the SDK does not validate; what is missing is None).
         """
-        if event.type == "response.output_text.delta" or event.type == "response.refusal.delta":
-            self._refused |= event.type == "response.refusal.delta"
-            name = f"{event.item_id}.{event.content_index}"
-            delta = _text(event.delta)
+        kind = data.get("type")
+        if kind == "response.output_text.delta" or kind == "response.refusal.delta":
+            self._refused |= kind == "response.refusal.delta"
+            name = f"{data.get('item_id')}.{data.get('content_index')}"
+            delta = _text(data.get("delta"))
             self._texts.setdefault(name, []).append(delta)
             yield TextDelta(name, delta)
+        elif (event := _typed(data)) is None:
+            yield Progress()
         elif event.type == "response.output_text.done":
             yield from self._settle(event.item_id, event.content_index, event.text)
         elif event.type == "response.refusal.done":
@@ -191,6 +197,19 @@ class ResponseReader:
             self.stop_reason = "max_tokens" if reason == "max_output_tokens" else reason or "max_tokens"
         else:
             self.stop_reason = "refusal" if self._refused else "end_turn"
+
+
+_EVENTS: dict[str, type[Any]] = {
+    get_args(member.model_fields["type"].annotation)[0]: member for member in get_args(get_args(ResponseStreamEvent)[0])
+}
+"""The SDK's event classes by their type."""
+
+
+def _typed(data: Mapping[str, Any]) -> ResponseStreamEvent | None:
+    """`data` as the SDK's own object, None for an event that it does not know."""
+    kind = data.get("type")
+    known = _EVENTS.get(kind) if isinstance(kind, str) else None
+    return None if known is None else cast("ResponseStreamEvent", known.construct(**data))
 
 
 def _usage(usage: ResponseUsage) -> Usage:
