@@ -262,15 +262,15 @@ async def test_nothing_is_approved_when_nobody_is_there_to_ask(bench: Bench, pro
     assert answers(events, ToolResult)[0].status == "failed"
 
 
-async def test_a_settings_file_of_the_project_allows_nothing_by_itself(
-    bench: Bench, provider: ClaudeCodeProvider
-) -> None:
-    (bench.work / ".claude").mkdir()
-    (bench.work / ".claude/settings.json").write_text('{"permissions":{"allow":["Bash(touch:*)"]}}')
+@pytest.mark.parametrize("sources", [[], ["user"]])
+async def test_a_settings_file_allows_only_when_the_operator_lets_it_count(bench: Bench, sources: list[str]) -> None:
+    (bench.home / ".claude").mkdir()
+    (bench.home / ".claude/settings.json").write_text('{"permissions":{"allow":["Bash(touch:*)"]}}')
     bench.api.queue.append(tool("Bash", command="touch it", description="Make"))
-    bench.api.queue.append(answer(text("A pity.")))
-    await collect(provider, turn("Make it"))
-    assert not (bench.work / "it").exists()
+    bench.api.queue.append(answer(text("Well.")))
+    async with ClaudeCodeProvider(**bench.options(setting_sources=sources)) as provider:
+        await collect(provider, turn("Make it"))
+    assert (bench.work / "it").exists() == bool(sources)
 
 
 @pytest.mark.parametrize("kept", ["", "A whole block. "])
