@@ -10,12 +10,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from providers.base import ApprovalRequest, Capability, Turn
-from providers.children import environment, find_command, working_directory
+from providers.children import directory_template, environment, find_command, working_directory
 from providers.errors import ErrorCode, ProviderError
 from providers.events import Completed, Event, SessionUpdated
 from providers.inbox import Inbox
@@ -89,15 +88,11 @@ class AcpProvider:
     ) -> None:
         if isinstance(command, str) or not command or not all(isinstance(part, str) for part in command):
             raise ValueError('the option command must be a list: the program and its arguments, ["opencode", "acp"]')
-        if not cwd:
-            raise ValueError("the option cwd is missing: the directory in which the agent works")
-        if "{" not in cwd and not Path(cwd).is_dir():
-            raise ValueError("the directory that the option cwd names does not exist")
         if isinstance(processes, bool) or not isinstance(processes, int) or processes < 1:
             raise ValueError("the option processes must be a positive whole number")
         if any(not isinstance(value, str) for value in (env or {}).values()):
             raise ValueError("the option env must map names to strings")
-        self._cwd = str(Path(cwd).expanduser().absolute())
+        self._cwd = directory_template(cwd)
         self._env = environment(env)
         self._command = [find_command(command[0], self._env), *command[1:]]
         self._servers = _servers(mcp_servers)

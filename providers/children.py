@@ -15,7 +15,7 @@ from urllib.parse import quote
 
 from providers import supervisor
 
-__all__ = ["Child", "environment", "find_command", "supervised", "working_directory"]
+__all__ = ["Child", "directory_template", "environment", "find_command", "supervised", "working_directory"]
 
 _END_SECONDS = 2.0
 """How long a child may take to end by itself once its standard input is closed."""
@@ -43,6 +43,22 @@ def find_command(name: str, env: Mapping[str, str]) -> str:
     if found is None:
         raise ValueError(f"there is no program {name!r} on PATH")
     return str(Path(found).absolute())
+
+
+def directory_template(cwd: str | None) -> str:
+    """The option `cwd` of an agent as `working_directory` wants it.
+
+    Raises:
+        ValueError: it is missing, names no directory, or would give two users the same one by a thread's id.
+    """
+    if not cwd:
+        raise ValueError("the option cwd is missing: the directory in which the agent works")
+    path = Path(cwd).expanduser().absolute()
+    if "{thread_id}" in cwd and "{user_id}" not in cwd:
+        raise ValueError("the option cwd has {thread_id} without {user_id}: users may choose the same thread id")
+    if "{user_id}" not in cwd and not path.is_dir():
+        raise ValueError("the directory that the option cwd names does not exist")
+    return str(path)
 
 
 def working_directory(template: str, *, user_id: str, thread_id: str) -> str:

@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import Any, Self, cast
 
 from providers.base import Capability, Turn
-from providers.children import environment, find_command, supervised, working_directory
+from providers.children import directory_template, environment, find_command, supervised, working_directory
 from providers.errors import ProviderError
 from providers.events import Event
 from providers.inbox import Inbox
@@ -100,10 +100,6 @@ class ClaudeCodeProvider:
         processes: int = 8,
         idle_seconds: float = 900.0,
     ) -> None:
-        if not cwd:
-            raise ValueError("the option cwd is missing: the directory in which Claude Code works")
-        if "{" not in cwd and not Path(cwd).is_dir():
-            raise ValueError("the directory that the option cwd names does not exist")
         if permission_mode not in _MODES:
             raise ValueError(f"the option permission_mode must be one of {', '.join(sorted(_MODES))}")
         if not set(setting_sources) <= _SOURCES:
@@ -114,7 +110,7 @@ class ClaudeCodeProvider:
             raise ValueError("the option env must map names to strings")
         if isinstance(allowed_tools, str) or isinstance(disallowed_tools, str):
             raise ValueError("the options allowed_tools and disallowed_tools must be lists")
-        self._cwd = str(Path(cwd).expanduser().absolute())
+        self._cwd = directory_template(cwd)
         self._env = _QUIET | dict(env or {})
         for variable, value in (
             ("ANTHROPIC_API_KEY", api_key),

@@ -548,6 +548,7 @@ async def test_a_gateway_killed_in_the_middle_of_turns_leaves_no_process(bench: 
         ({"command": ["no-such-agent"]}, "no-such-agent"),
         ({"cwd": None}, "cwd"),
         ({"cwd": "/no/such/directory"}, "cwd"),
+        ({"cwd": "/srv/{thread_id}"}, "user_id"),
         ({"processes": 0}, "processes"),
         ({"env": {"A": 1}}, "env"),
         ({"mcp_servers": [{"name": "hush"}]}, "mcp_servers"),

@@ -453,6 +453,7 @@ async def test_leaving_the_provider_in_the_middle_of_nothing_leaves_nothing(benc
     [
         ({"cwd": None}, "cwd"),
         ({"cwd": "/no/such/directory"}, "cwd"),
+        ({"cwd": "/srv/{thread_id}"}, "user_id"),
         ({"binary": "no-such-claude"}, "no-such-claude"),
         ({"permission_mode": "bypassPermissions"}, "permission_mode"),
         ({"setting_sources": ["hush"]}, "setting_sources"),
