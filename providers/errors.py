@@ -1,7 +1,7 @@
 """How a provider says that a turn failed.
 
-    ProviderError          the turn cannot go on; `code` says why
-    UnknownProvider        no installed package offers a provider of that name
+ProviderError          the turn cannot go on; `code` says why
+UnknownProvider        no installed package offers a provider of that name
 """
 
 from __future__ import annotations

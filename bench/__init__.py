@@ -1,0 +1,1 @@
+"""Measurements. Figures come from pairs or triples taken in turn in one run: compare ratios, not absolute times."""

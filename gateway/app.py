@@ -1,0 +1,85 @@
+"""The application: routes and lifespan, nothing else."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator
+
+import structlog
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route, WebSocketRoute
+
+from gateway.endpoints import devices, health, rest
+from gateway.endpoints.answers import failure, refused
+from gateway.endpoints.websocket import agent_socket
+from gateway.errors import GatewayError
+from gateway.services import Services, open_services
+from gateway.settings import Settings
+
+GOODBYE_SPREAD_MS = 3000
+"""Clients come back spread over this time, not all at once."""
+HTTP_CODES = {404: "not_found", 405: "method_not_allowed"}
+
+_log = structlog.get_logger(__name__)
+
+
+def create_app(settings: Settings) -> Starlette:
+    """A gateway as an ASGI application; `app.state.drain` is its orderly end, to be awaited before its shutdown."""
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        async with open_services(settings) as services:
+            app.state.services = services
+            yield
+
+    app = Starlette(
+        routes=[
+            WebSocketRoute("/api/{agent}/ws", agent_socket),
+            Route("/api/health", health.health),
+            Route("/health", health.health),
+            Route("/api/health/live", health.live),
+            Route("/api/health/ready", health.ready),
+            Route("/api/agents", rest.agents),
+            Route("/api/agents/{agent}/sessions", rest.sessions),
+            Route("/api/agents/{agent}/sessions/{session_id}", rest.adopt_session, methods=["POST"]),
+            Route("/api/threads", rest.threads),
+            Route("/api/threads/{thread_id}", rest.thread),
+            Route("/api/threads/{thread_id}", rest.rename_thread, methods=["PATCH"]),
+            Route("/api/threads/{thread_id}", rest.delete_thread, methods=["DELETE"]),
+            Route("/api/threads/{thread_id}/messages", rest.messages),
+            Route("/api/turns/{turn_id}", rest.turn),
+            Route("/api/turns/{turn_id}/cancel", rest.cancel_turn, methods=["POST"]),
+            Route("/api/turns/{turn_id}/retry", rest.retry_turn, methods=["POST"]),
+            Route("/api/devices", devices.devices),
+            Route("/api/devices/{device_id}", devices.device),
+            Route("/api/devices/{device_id}", devices.put_device, methods=["PUT"]),
+            Route("/api/devices/{device_id}", devices.delete_device, methods=["DELETE"]),
+            Route("/api/devices/{device_id}/test", devices.try_device, methods=["POST"]),
+            Route("/api/approvals/{approval_id}", rest.decide_approval, methods=["POST"]),
+            Route("/api/{agent}/messages", rest.send_message, methods=["POST"]),
+        ],
+        exception_handlers={GatewayError: refused, HTTPException: _http_error, Exception: _internal_error},
+        lifespan=lifespan,
+    )
+
+    async def drain() -> None:
+        services: Services = app.state.services
+        services.runner.draining = True
+        services.hub.say_goodbye("the server restarts", GOODBYE_SPREAD_MS)
+        await services.runner.drain(settings.drain_seconds)
+
+    app.state.drain = drain
+    return app
+
+
+async def _http_error(request: Request, error: Exception) -> Response:
+    status = error.status_code if isinstance(error, HTTPException) else 500
+    return failure(status, HTTP_CODES.get(status, "bad_request"), "there is nothing like that here")
+
+
+async def _internal_error(request: Request, error: Exception) -> Response:
+    _log.error("request_failed", exc_info=error)
+    return failure(500, "internal", "the server made a mistake; it is in its log", retryable=True)

@@ -1,0 +1,145 @@
+"""The command `agentline`.
+
+Whatever an operator can put right is one line on standard error, without a traceback. Exit codes: 0 a clean end,
+1 a start or a stop that failed, 2 wrong settings or arguments, 128 + signal when a stop was forced.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Sequence
+from typing import TextIO
+
+import structlog
+
+from gateway.auth import OwnerTokenError, owner_token, token_url
+from gateway.configuration import load_dotenv_for_libraries, load_settings
+from gateway.logs import configure_logs, describe_exception
+from gateway.settings import Settings, SettingsError
+from gateway.version import version
+
+__all__ = ["main"]
+
+log = structlog.get_logger(__name__)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command with these arguments (default: the process's). Returns the exit code."""
+    options = _parser().parse_args(arguments)
+    try:
+        command: Callable[[argparse.Namespace], int] = options.command
+        return command(options)
+    except SettingsError as error:
+        return _fail(str(error), 2)
+    except KeyboardInterrupt:
+        return 130
+    except Exception as error:
+        return _fail(_reason(error), 1)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="agentline", description="A gateway between phones and AI agents.")
+    parser.add_argument("--version", action="version", version=f"agentline {version()}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    serve = commands.add_parser("serve", help="start the gateway", description="Start the gateway.")
+    token = commands.add_parser("token", help="show the owner's link", description="Show the owner's link and token.")
+    for command in (serve, token):
+        command.add_argument("--host", help="address to listen on (default: 127.0.0.1)")
+        command.add_argument("--port", help="port to listen on (default: 8080); 0 picks a free one")
+        command.add_argument("--config", metavar="FILE", help="settings file (default: agentline.toml, if it is there)")
+    serve.set_defaults(command=_serve)
+    token.set_defaults(command=_token)
+
+    schema = commands.add_parser(
+        "schema", help="print the JSON Schema of every frame", description="Print the JSON Schema of every frame."
+    )
+    schema.set_defaults(command=_schema)
+    return parser
+
+
+def _settings(options: argparse.Namespace) -> Settings:
+    flags = {name: value for name in ("host", "port") if (value := getattr(options, name)) is not None}
+    return load_settings(config=options.config, flags=flags)
+
+
+def _serve(options: argparse.Namespace) -> int:
+    settings = _settings(options)
+    load_dotenv_for_libraries()
+    configure_logs(settings.log_level, settings.log_format)
+    sys.unraisablehook = _log_unraisable
+    settings.prepare_state_dir()
+
+    from gateway.server import GatewayServer, listen
+
+    listeners = listen(settings.host, settings.port)  # before the token is shown: the link needs the real port
+    if not settings.auth.tokens:
+        _announce(settings, listeners[0].getsockname()[1])
+
+    # Late, because the providers' libraries take a second to import: wrong settings are answered at once.
+    from gateway.app import create_app
+
+    app = create_app(settings)
+    server = GatewayServer(app, settings, app.state.drain, listeners=listeners)
+    server.run()
+    return server.exit_code
+
+
+def _announce(settings: Settings, port: int) -> None:
+    """Show the owner's link when the token has just been made, else where it is. To standard error, in no log line."""
+    owner = owner_token(settings)
+    if owner.created:
+        _say(f"open {token_url(settings.base_url(port), owner.token)}", sys.stderr)
+    else:
+        _say(f"the owner token is in {owner.path}", sys.stderr)
+
+
+def _token(options: argparse.Namespace) -> int:
+    settings = _settings(options)
+    if settings.auth.tokens:
+        return _fail("the tokens are those of AGENTLINE_AUTH__TOKENS; there is no owner token", 1)
+    owner = owner_token(settings)
+    _say(token_url(settings.base_url(), owner.token), sys.stdout)
+    _say(f"from {owner.path}", sys.stderr)
+    return 0
+
+
+def _schema(options: argparse.Namespace) -> int:
+    from gateway.protocol import schema
+
+    _say(json.dumps(schema(), indent=2), sys.stdout)
+    return 0
+
+
+def _log_unraisable(unraisable: sys.UnraisableHookArgs) -> None:
+    log.error("unraisable_exception", exc_info=unraisable.exc_value)
+
+
+def _reason(error: BaseException) -> str:
+    """What to tell the operator. Texts are shown of those exceptions alone that are written for them."""
+    from gateway.server import ListenError, StartupFailed
+    from gateway.store.base import StoreUnavailable
+
+    match error:
+        case StartupFailed(__cause__=BaseException() as cause):
+            return _reason(cause)
+        case BaseExceptionGroup(exceptions=(only,)):
+            return _reason(only)
+        case SettingsError() | ListenError() | OwnerTokenError() | StoreUnavailable() | StartupFailed():
+            return " ".join(str(error).split()) or type(error).__name__
+        case _:
+            described = describe_exception(error)[0]
+            frames = described["frames"]
+            return f"internal error: {described['type']}{f' at {frames[-1]}' if frames else ''}"
+
+
+def _fail(reason: str, code: int) -> int:
+    _say(f"agentline: {reason}", sys.stderr)
+    return code
+
+
+def _say(line: str, stream: TextIO) -> None:
+    stream.write(f"{line}\n")
+    stream.flush()

@@ -1,0 +1,1 @@
+"""Where requests and sockets come in: I/O only. What they mean is decided further in."""

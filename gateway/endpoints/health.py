@@ -1,0 +1,72 @@
+"""`/api/health`, `/api/health/live`, `/api/health/ready`: for people, orchestrators and load balancers."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from gateway.clock import timestamp
+from gateway.endpoints.answers import answer
+from gateway.endpoints.bearer import identity_or_none
+from gateway.errors import StoreUnavailable
+from gateway.services import Services
+from gateway.version import version
+
+STORE_SECONDS = 2.0
+"""How long the database may take to answer before it counts as down."""
+
+
+async def health(request: Request) -> Response:
+    """How the gateway is. Open to all; with an owner's token also `checks`, in words."""
+    services: Services = request.app.state.services
+    store = await _store(services)
+    counts = services.hub.counts()
+    blocks = services.loop_watch.recent()
+    degraded = bool(blocks) or services.runner.stuck > 0
+    shown: dict[str, Any] = {
+        "status": "unavailable" if store is not None else "degraded" if degraded else "ok",
+        "version": version(),
+        "timestamp": timestamp(),
+        "connections": {agent.name: counts[agent.name] for agent in services.agents},
+    }
+    identity = identity_or_none(request)
+    if identity is not None and identity.owner:
+        shown["checks"] = {
+            "store": store or "answers",
+            "draining": "yes" if services.runner.draining else "no",
+            "turns": f"{services.runner.count} running",
+            "providers": f"{services.runner.stuck} stuck: they did not end when they were stopped",
+            "event loop": "; ".join(f"blocked by {block.task} at {block.where}" for block in blocks) or "never blocked",
+            **{f"agent {agent.name}": agent.reason or "configured" for agent in services.agents},
+        }
+    return answer(shown, 200 if store is None else 503)
+
+
+async def live(request: Request) -> Response:
+    """The process answers."""
+    return answer({"status": "ok"})
+
+
+async def ready(request: Request) -> Response:
+    """New clients may be sent here."""
+    services: Services = request.app.state.services
+    if services.runner.draining:
+        return answer({"status": "draining"}, 503)
+    if await _store(services) is not None:
+        return answer({"status": "unavailable"}, 503)
+    return answer({"status": "ok"})
+
+
+async def _store(services: Services) -> str | None:
+    """What is wrong with the store; None if it answers."""
+    try:
+        async with asyncio.timeout(STORE_SECONDS):
+            await services.store.ping()
+    except TimeoutError:
+        return "does not answer in time"
+    except StoreUnavailable as error:
+        return str(error)
+    return None

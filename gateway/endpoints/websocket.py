@@ -1,0 +1,247 @@
+"""`GET /api/{agent}/ws`: one socket of a phone, from its handshake to its end.
+
+receive → protocol.decode → commands.perform      one frame after another
+connection.next_frame → send                      one frame after another, at its own pace
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import structlog
+from starlette.websockets import WebSocket, WebSocketDisconnect
+
+from gateway import commands, protocol
+from gateway.auth import HeaderToken, Identity, NoToken, SubprotocolToken, presented_token
+from gateway.clock import rfc3339, timestamp
+from gateway.connection import FOLLOWS, Connection
+from gateway.endpoints.answers import refusal
+from gateway.errors import (
+    BadFrame,
+    Draining,
+    Forbidden,
+    GatewayError,
+    NoSuchAgent,
+    NotFound,
+    StoreUnavailable,
+    Unauthorized,
+)
+from gateway.follow import Follow
+from gateway.ids import new_id
+from gateway.origins import origin_allowed
+from gateway.protocol import CloseCode
+from gateway.services import Services
+
+BURST = 32
+"""Frames after which a sender lets others run: uvicorn's `send` returns at once until 64 KiB wait."""
+DEVICE_ID_CHARS = 128
+CLOSE_SECONDS = 1.0
+"""For the close frame to a peer that reads nothing."""
+
+STORE_RETRY_SECONDS = 0.5
+"""Before a client that must be shown something from the store is shown it after all."""
+
+_log = structlog.get_logger(__name__)
+
+
+class _Close(Exception):
+    """End the socket with this code."""
+
+    def __init__(self, code: CloseCode, reason: str) -> None:
+        super().__init__(code, reason)
+        self.code = code
+        self.reason = reason
+
+
+async def agent_socket(websocket: WebSocket) -> None:
+    """Serve one socket until either side ends it."""
+    services: Services = websocket.app.state.services
+    headers = websocket.headers
+    if not origin_allowed(headers.get("origin"), headers.get("host"), services.settings):
+        await websocket.send_denial_response(refusal(Forbidden("this page's origin is not among allowed_origins")))
+        return
+    presented = presented_token(headers.get("authorization"), websocket.scope["subprotocols"])
+    identity = None if isinstance(presented, NoToken) else services.authenticator.authenticate(presented.token)
+    if isinstance(presented, HeaderToken) and identity is None:
+        await websocket.send_denial_response(refusal(Unauthorized("the token is not valid")))
+        return
+    if services.runner.draining:
+        await websocket.send_denial_response(refusal(Draining("this server is about to stop", retry_after=1.0)))
+        return
+    offered = protocol.SUBPROTOCOL in websocket.scope["subprotocols"]
+    await websocket.accept(subprotocol=protocol.SUBPROTOCOL if offered else None)
+    try:
+        if isinstance(presented, SubprotocolToken) and identity is None:
+            raise _Close(CloseCode.BAD_TOKEN, "the token is not valid")
+        if identity is None:
+            identity = await _authenticate(websocket, services)
+        await _serve(websocket, services, identity)
+    except WebSocketDisconnect:
+        pass
+    except _Close as close:
+        try:
+            async with asyncio.timeout(CLOSE_SECONDS):
+                await websocket.close(close.code, close.reason)
+        except (TimeoutError, WebSocketDisconnect):
+            pass
+
+
+async def _receive(websocket: WebSocket) -> str:
+    """The text of the next frame.
+
+    Raises:
+        BadFrame: it was a binary one.
+        WebSocketDisconnect: there are no more.
+    """
+    message = await websocket.receive()
+    if message["type"] == "websocket.disconnect":
+        raise WebSocketDisconnect(message.get("code", 1005), message.get("reason"))
+    text: str | None = message.get("text")
+    if text is None:
+        raise BadFrame("a frame is a text message that holds one JSON object; this one is binary")
+    return text
+
+
+async def _authenticate(websocket: WebSocket, services: Services) -> Identity:
+    """Wait for the `auth` frame that a socket without a token begins with."""
+    try:
+        async with asyncio.timeout(services.settings.auth_seconds):
+            while True:
+                try:
+                    frame = protocol.decode(await _receive(websocket))
+                    if not isinstance(frame, protocol.Auth):
+                        raise Unauthorized('the first frame is {"type":"auth","token":"…"}')
+                except GatewayError as error:
+                    await websocket.send_text(protocol.encode(commands.refusal(error)))
+                    continue
+                identity = services.authenticator.authenticate(frame.token)
+                if identity is None:
+                    raise _Close(CloseCode.BAD_TOKEN, "the token is not valid")
+                return identity
+    except TimeoutError:
+        raise _Close(CloseCode.BAD_TOKEN, "no token came in time") from None
+
+
+async def _serve(websocket: WebSocket, services: Services, identity: Identity) -> None:
+    try:
+        agent = services.agents.get(websocket.path_params["agent"])
+    except NoSuchAgent as error:
+        raise _Close(CloseCode.NO_SUCH_AGENT, error.message[:120]) from None
+    connection = Connection(
+        connection_id=new_id("c"),
+        user_id=identity.user_id,
+        agent=agent.name,
+        device_id=websocket.query_params.get("device_id", "")[:DEVICE_ID_CHARS] or None,
+        logs=services.logs,
+        frame_bytes=services.settings.limits.server_frame_bytes,
+    )
+    connection.reply(_ready(connection, services, identity))
+    services.hub.add(connection)
+    try:
+        async with asyncio.TaskGroup() as group:
+            sending = group.create_task(_send_all(websocket, connection, services))
+            try:
+                await _receive_all(websocket, connection, services)
+            finally:
+                sending.cancel()
+    except BaseExceptionGroup as group:
+        raise _end_in(group) or group from None
+    finally:
+        services.hub.remove(connection)
+        connection.close()
+
+
+def _end_in(group: BaseExceptionGroup[Any]) -> BaseException | None:
+    """Why the socket ended, if it ended as sockets do: our own decision before the peer's."""
+    for kind in (_Close, WebSocketDisconnect):
+        ended: BaseException | None = group.subgroup(kind)
+        while isinstance(ended, BaseExceptionGroup):
+            ended = ended.exceptions[0]
+        if ended is not None and group.split((_Close, WebSocketDisconnect))[1] is None:
+            return ended
+    return None
+
+
+def _ready(connection: Connection, services: Services, identity: Identity) -> protocol.Ready:
+    settings = services.settings
+    return protocol.Ready(
+        timestamp=timestamp(),
+        protocol=protocol.VERSION,
+        agent=connection.agent,
+        user_id=connection.user_id,
+        connection_id=connection.connection_id,
+        heartbeat_seconds=settings.heartbeat_seconds,
+        capabilities=services.agents.get(connection.agent).capabilities,
+        limits={
+            "client_frame_bytes": settings.limits.client_frame_bytes,
+            "server_frame_bytes": settings.limits.server_frame_bytes,
+            "queue": settings.limits.queue,
+            "follows": FOLLOWS,
+        },
+        expires_at=None if identity.expires_at is None else rfc3339(round(identity.expires_at * 1000)),
+    )
+
+
+async def _receive_all(websocket: WebSocket, connection: Connection, services: Services) -> None:
+    while True:
+        client_id: str | None = None
+        try:
+            frame = protocol.decode(await _receive(websocket))
+            if isinstance(frame, protocol.SendMessage):
+                client_id = frame.id
+            await connection.room()
+            if isinstance(frame, protocol.Auth):
+                _authenticate_again(frame, connection, services)
+            else:
+                await commands.perform(frame, connection, services)
+        except GatewayError as error:
+            if isinstance(error, BadFrame) and client_id is None:
+                client_id = error.id
+            await connection.room()
+            connection.reply(commands.refusal(error, client_id))
+
+
+def _authenticate_again(frame: protocol.Auth, connection: Connection, services: Services) -> None:
+    identity = services.authenticator.authenticate(frame.token)
+    if identity is None:
+        raise _Close(CloseCode.BAD_TOKEN, "the token is not valid")
+    if identity.user_id != connection.user_id:
+        raise Unauthorized("this token is another user's: open a socket of its own for it", field="token")
+    connection.reply(_ready(connection, services, identity))
+
+
+async def _send_all(websocket: WebSocket, connection: Connection, services: Services) -> None:
+    send, time = websocket.send, asyncio.get_running_loop().time
+    burst = 0
+    try:
+        async with services.send_deadlines.watch() as deadline:
+            while True:
+                frame = connection.next_frame()
+                if frame is None:
+                    burst = 0
+                    if (follow := connection.behind) is None:
+                        await connection.news()
+                    else:
+                        await _catch_up(connection, follow, services)
+                    continue
+                deadline.since = time()
+                await send({"type": "websocket.send", "text": frame})
+                deadline.since = None
+                burst += 1
+                if burst % BURST == 0:
+                    await asyncio.sleep(0)
+    except TimeoutError:
+        raise _Close(CloseCode.TOO_SLOW, "the client does not read") from None
+
+
+async def _catch_up(connection: Connection, follow: Follow, services: Services) -> None:
+    """Read on from the store, or start over from a snapshot where it no longer has what is missing."""
+    thread_id = follow.log.thread_id
+    try:
+        if not await follow.load(services.logs):
+            await services.resume.attach(connection, thread_id, None)
+    except NotFound:
+        connection.unfollow(thread_id)
+    except StoreUnavailable:
+        await asyncio.sleep(STORE_RETRY_SECONDS)

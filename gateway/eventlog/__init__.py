@@ -1,0 +1,1 @@
+"""The log of events of each thread: append, read from a position, follow."""

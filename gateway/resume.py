@@ -1,0 +1,184 @@
+"""Attaching a client to a thread: exactly from its cursor on, or openly from a snapshot."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gateway.clock import rfc3339, timestamp
+from gateway.connection import Connection
+from gateway.errors import NotFound
+from gateway.eventlog.local import LocalEventLog
+from gateway.eventlog.log import ThreadLog
+from gateway.eventlog.position import Position
+from gateway.protocol import Accepted, ApprovalRequest, Attached, OpenTurn, Snapshot
+from gateway.store import records
+from gateway.store.base import Store
+from gateway.text import cut, cut_json, json_size
+
+SNAPSHOT_MESSAGES = 50
+APPROVAL_FIELDS = ("approval_id", "turn_id", "kind", "title", "detail", "options", "free_text", "expires_at", "call_id")
+
+
+class Resume:
+    """Finds the place from which a client goes on."""
+
+    def __init__(self, store: Store, logs: LocalEventLog, frame_bytes: int) -> None:
+        self._store = store
+        self._logs = logs
+        self._frame_bytes = frame_bytes
+
+    async def attach(self, connection: Connection, thread_id: str, cursor: str | None) -> None:
+        """Let the connection follow the thread: `attached`, a snapshot unless the cursor is good, then the rest.
+
+        Raises:
+            NotFound: the connection's user has no such thread.
+            LimitExceeded: the connection follows too many.
+        """
+        connection.expect_room(thread_id)
+        thread = await self._store.thread(connection.user_id, thread_id)
+        if thread is None:
+            raise NotFound("there is no such thread", field="thread_id")
+        log = await self._hold(thread.key)
+        try:
+            position = Position.parse(cursor) if cursor is not None else None
+            if position is not None and await self._logs.vouches(log, position):
+                turns = _listed(await self._store.open_turns(log.key))
+                connection.reply(_attached(log, True, position, turns))
+            else:
+                position = await self._snapshot(connection, log)
+        except BaseException:
+            self._logs.release(log)
+            raise
+        connection.follow(log, position.offset)
+
+    async def follow_turn(self, connection: Connection, accepted: records.Accepted) -> None:
+        """Answer a message with `accepted`, and follow its thread from just before the turn's first event.
+
+        A connection that follows the thread already stays where it is: nothing comes twice, and nothing is skipped.
+        """
+        thread, turn = accepted.thread, accepted.turn
+        log = await self._hold(thread.key)
+        follow = connection.following(thread.thread_id)
+        start = turn.start if turn.start is not None else log.head
+        recovered = True
+        if follow is not None:
+            position = Position(log.epoch, follow.position)
+        else:
+            position = Position(log.epoch, start)
+            try:
+                recovered = start >= log.head or await self._logs.vouches(log, position)
+            except BaseException:
+                self._logs.release(log)
+                raise
+        connection.reply(
+            Accepted(
+                timestamp=timestamp(),
+                id=turn.client_id,
+                thread_id=thread.thread_id,
+                turn_id=turn.turn_id,
+                message_id=turn.message_id,
+                cursor=position.cursor,
+                duplicate=accepted.duplicate,
+                queued=accepted.queued,
+            )
+        )
+        if follow is not None:
+            self._logs.release(log)
+            return
+        if not recovered:
+            try:
+                position = await self._snapshot(connection, log)
+            except BaseException:
+                self._logs.release(log)
+                raise
+        connection.follow(log, position.offset)
+
+    async def _hold(self, key: int) -> ThreadLog:
+        try:
+            return await self._logs.hold(key)
+        except LookupError:
+            raise NotFound("there is no such thread", field="thread_id") from None
+
+    async def _snapshot(self, connection: Connection, log: ThreadLog) -> Position:
+        """Show the thread as it is, and return the place that this is."""
+        while True:
+            mark = log.turns_started
+            messages = await self._store.messages(log.key, limit=SNAPSHOT_MESSAGES)
+            turns = await self._store.open_turns(log.key)
+            if mark == log.turns_started:
+                break
+        # From here to the end nothing waits: what is shown is one moment of the log.
+        position, running = log.position, log.running
+        shown_turn = running.view.shown(running.turn_id, self._frame_bytes // 3) if running is not None else None
+        opened = list(running.view.approvals.values()) if running is not None else []
+        approvals = [_approval(event, self._frame_bytes // (4 * len(opened))) for event in opened]
+        unshown = {turn.turn_id for turn in turns if running is None or turn.turn_id != running.turn_id}
+        listed = [
+            shown_message(message)
+            for message in messages
+            if message.turn_id not in unshown
+            and not (running is not None and message.turn_id == running.turn_id and message.role == "assistant")
+        ]
+        room = self._frame_bytes - json_size(shown_turn) - json_size(approvals) - 1024
+        connection.reply(_attached(log, False, position, _listed(turns)))
+        connection.reply(
+            Snapshot(
+                timestamp=timestamp(),
+                thread_id=log.thread_id,
+                cursor=position.cursor,
+                messages=_newest_that_fit(listed, room),
+                turn=shown_turn,
+                approvals=approvals,
+            )
+        )
+        return position
+
+
+def shown_message(message: records.Message, limit: int | None = None) -> dict[str, Any]:
+    """A message as snapshots and the history show it, its content cut to at most `limit` bytes."""
+    content = message.content if limit is None else cut(message.content, limit)
+    shown: dict[str, Any] = {
+        "message_id": message.message_id,
+        "turn_id": message.turn_id,
+        "role": message.role,
+        "content": content,
+        "created_at": rfc3339(message.created_at),
+    }
+    if message.role == "user":
+        shown["attachments"] = list(message.attachments)
+    else:
+        shown["status"] = message.status
+    if len(content) < len(message.content):
+        shown |= {"truncated": True, "length": len(message.content)}
+    return shown
+
+
+def _newest_that_fit(messages: list[dict[str, Any]], room: int) -> list[dict[str, Any]]:
+    """The newest messages that take at most `room` bytes together; a single one that is too long comes cut."""
+    chosen: list[dict[str, Any]] = []
+    for message in reversed(messages):
+        size = json_size(message) + 1
+        if size > room:
+            if not chosen:
+                content = cut(message["content"], max(room - 1024, 2))
+                chosen.append(message | {"content": content, "truncated": True, "length": len(message["content"])})
+            break
+        room -= size
+        chosen.append(message)
+    return chosen[::-1]
+
+
+def _attached(log: ThreadLog, recovered: bool, position: Position, turns: list[OpenTurn]) -> Attached:
+    return Attached(
+        timestamp=timestamp(), thread_id=log.thread_id, recovered=recovered, cursor=position.cursor, turns=turns
+    )
+
+
+def _listed(turns: list[records.Turn]) -> list[OpenTurn]:
+    return [OpenTurn(turn.turn_id, turn.status, ahead) for ahead, turn in enumerate(turns)]
+
+
+def _approval(event: ApprovalRequest, limit: int) -> dict[str, Any]:
+    shown = {name: getattr(event, name) for name in APPROVAL_FIELDS}
+    shown["detail"] = cut_json(dict(event.detail), limit)
+    return shown

@@ -1,0 +1,212 @@
+"""The `Store` in a SQL database: SQLite in one file."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from typing import TypeVar
+
+from sqlalchemy import URL, Connection, Engine, text
+
+from gateway.store import adopting, devices, log, outbox, secrets, steering, threads, turns
+from gateway.store.base import StoreUnavailable
+from gateway.store.engine import READERS, create_file, sqlite_engine, sqlite_url, translated
+from gateway.store.migrate import migrate
+from gateway.store.records import (
+    Accepted,
+    Adoption,
+    Approval,
+    Checkpoint,
+    Message,
+    NewTurn,
+    Outcome,
+    PushOutcome,
+    PushPlan,
+    Segment,
+    Thread,
+    ThreadSummary,
+    Turn,
+)
+from gateway.store.sqloutbox import SqlOutbox
+from gateway.store.writer import Writer
+from notifications.records import Device
+
+T = TypeVar("T")
+
+
+def _prepare(url: URL, writing: Engine) -> None:
+    create_file(url)
+    with translated(), writing.begin() as connection:
+        migrate(connection)
+
+
+def _end(readers: ThreadPoolExecutor, *engines: Engine) -> None:
+    readers.shutdown()  # reads under way are short
+    for engine in engines:
+        engine.dispose()  # the last connection to close copies the log into the file
+
+
+class SqlStore:
+    """See `gateway.store.base.Store` for what each method promises.
+
+    Writes go one after another through the one writing connection; reads see a snapshot of all that was
+    committed before, and wait for no write.
+    """
+
+    def __init__(self, writer: Writer, reading: Engine, readers: ThreadPoolExecutor) -> None:
+        self._writer = writer
+        self._reading = reading
+        self._readers = readers
+        self._closed = False
+
+    @classmethod
+    @asynccontextmanager
+    async def open(cls, url: str) -> AsyncIterator[SqlStore]:
+        """Make the file (its directory must be there), migrate it, and use it until the block ends.
+
+        Raises:
+            ValueError: `url` names no SQLite file.
+            StoreUnavailable: it cannot be opened; `DatabaseTooNew` if a newer program wrote it.
+        """
+        parsed = sqlite_url(url)
+        writing, reading = sqlite_engine(parsed, writes=True), sqlite_engine(parsed, writes=False)
+        readers = ThreadPoolExecutor(READERS, thread_name_prefix="store-reader")
+        try:
+            await asyncio.get_running_loop().run_in_executor(readers, _prepare, parsed, writing)
+            writer = Writer(writing)
+            writer.start()
+            store = cls(writer, reading, readers)
+            try:
+                yield store
+            finally:
+                store._closed = True
+                await writer.close()
+        finally:
+            await asyncio.to_thread(_end, readers, reading, writing)
+
+    async def _read(self, work: Callable[[Connection], T]) -> T:
+        if self._closed:
+            raise StoreUnavailable("the store is closed")
+        return await asyncio.get_running_loop().run_in_executor(self._readers, self._snapshot, work)
+
+    def _snapshot(self, work: Callable[[Connection], T]) -> T:
+        with translated(), self._reading.connect() as connection:
+            return work(connection)
+
+    async def accept(self, new: NewTurn) -> Accepted:
+        for _ in range(3):
+            try:
+                return await self._writer.run(lambda connection: turns.accept(connection, new))
+            except turns.IdTaken:
+                found = await self._read(lambda connection: turns.existing(connection, new))
+                if found is not None:
+                    return found
+        # Either the turn is deleted each time between the two, or it is not the client's id that is taken.
+        raise ValueError("the turn_id was used before")
+
+    async def adopt(self, adoption: Adoption) -> tuple[Thread, bool]:
+        return await self._writer.run(lambda connection: adopting.adopt(connection, adoption))
+
+    async def unsteer(self, message_id: str) -> None:
+        await self._writer.run(lambda connection: steering.unsteer(connection, message_id))
+
+    async def checkpoint(self, batch: Sequence[Checkpoint]) -> None:
+        if batch:
+            await self._writer.run(lambda connection: log.checkpoint(connection, batch))
+
+    async def finish(self, outcome: Outcome) -> Turn | None:
+        return await self._writer.run(lambda connection: turns.finish(connection, outcome))
+
+    async def cancel_queued(self, thread_key: int, turn_id: str | None, at: int) -> list[Turn]:
+        return await self._writer.run(lambda connection: turns.cancel_queued(connection, thread_key, turn_id, at))
+
+    async def start_next(self, thread_key: int, at: int) -> Turn | None:
+        return await self._writer.run(lambda connection: turns.start_next(connection, thread_key, at))
+
+    async def running(self) -> list[tuple[Thread, Turn]]:
+        return await self._read(turns.running)
+
+    async def waiting(self) -> list[Thread]:
+        return await self._read(turns.waiting)
+
+    async def segments(self, thread_key: int, after: int, limit: int) -> list[Segment]:
+        return await self._read(lambda connection: log.read(connection, thread_key, after, limit))
+
+    async def trim(self, finished_before: int, limit: int) -> int:
+        return await self._writer.run(lambda connection: log.trim(connection, finished_before, limit))
+
+    async def thread(self, user_id: str, thread_id: str) -> Thread | None:
+        return await self._read(lambda connection: threads.thread(connection, user_id, thread_id))
+
+    async def thread_by_key(self, thread_key: int) -> Thread | None:
+        return await self._read(lambda connection: threads.thread_by_key(connection, thread_key))
+
+    async def threads(self, user_id: str, *, agent: str | None, before: int | None, limit: int) -> list[ThreadSummary]:
+        return await self._read(
+            lambda connection: threads.summaries(connection, user_id, agent=agent, before=before, limit=limit)
+        )
+
+    async def summary(self, user_id: str, thread_id: str) -> ThreadSummary | None:
+        return await self._read(lambda connection: threads.summary(connection, user_id, thread_id))
+
+    async def rename(self, user_id: str, thread_id: str, title: str) -> Thread | None:
+        return await self._writer.run(lambda connection: threads.rename(connection, user_id, thread_id, title))
+
+    async def delete(self, user_id: str, thread_id: str) -> bool:
+        return await self._writer.run(lambda connection: threads.remove(connection, user_id, thread_id))
+
+    async def messages(
+        self, thread_key: int, *, before: int | None = None, after: int | None = None, limit: int
+    ) -> list[Message]:
+        return await self._read(
+            lambda connection: threads.history(connection, thread_key, before=before, after=after, limit=limit)
+        )
+
+    async def message(self, thread_key: int, message_id: str) -> Message | None:
+        return await self._read(lambda connection: threads.message(connection, thread_key, message_id))
+
+    async def turn(self, user_id: str | None, turn_id: str) -> tuple[Thread, Turn] | None:
+        return await self._read(lambda connection: turns.turn(connection, user_id, turn_id))
+
+    async def open_turns(self, thread_key: int) -> list[Turn]:
+        return await self._read(lambda connection: turns.open_turns(connection, thread_key))
+
+    async def mark_read(
+        self, user_id: str, thread_id: str, message_id: str, device_id: str | None, at: int
+    ) -> bool | None:
+        return await self._writer.run(
+            lambda connection: threads.mark_read(connection, user_id, thread_id, message_id, device_id, at)
+        )
+
+    async def approval(self, user_id: str, approval_id: str) -> Approval | None:
+        return await self._read(lambda connection: log.approval(connection, user_id, approval_id))
+
+    async def put_device(self, device: Device) -> None:
+        await self._writer.run(lambda connection: devices.put(connection, device))
+
+    async def devices(self, user_id: str) -> list[Device]:
+        return await self._read(lambda connection: devices.of_user(connection, user_id))
+
+    async def device(self, user_id: str, device_id: str) -> Device | None:
+        return await self._read(lambda connection: devices.get(connection, user_id, device_id))
+
+    async def remove_device(self, user_id: str, device_id: str) -> bool:
+        return await self._writer.run(lambda connection: devices.remove(connection, user_id, device_id))
+
+    async def enqueue_push(self, turn_id: str, wanted: PushPlan, at: int) -> None:
+        await self._writer.run(lambda connection: turns.enqueue_push(connection, turn_id, wanted, at))
+
+    async def push_outcomes(self, turn_id: str) -> list[PushOutcome]:
+        return await self._read(lambda connection: outbox.outcomes(connection, turn_id))
+
+    async def secret(self, name: str) -> bytes:
+        return await self._writer.run(lambda connection: secrets.secret(connection, name))
+
+    @property
+    def outbox(self) -> SqlOutbox:
+        return SqlOutbox(self._writer, self._read)
+
+    async def ping(self) -> None:
+        await self._read(lambda connection: connection.execute(text("SELECT 1")).all())

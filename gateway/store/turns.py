@@ -1,0 +1,252 @@
+"""Turns: accepted, started, cancelled, finished. Each function is the body of one transaction."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+from sqlalchemy import Connection, Insert, bindparam, exists, func, select, update
+
+from gateway.store import outbox, steering
+from gateway.store.base import IdConflict, QueueFull, WrongAgent
+from gateway.store.log import checkpoint, restart
+from gateway.store.messages import answer_position, fingerprint, insert_message
+from gateway.store.records import Accepted, NewTurn, Outcome, PushPlan, Thread, Turn
+from gateway.store.rows import THREAD, TURN, TURNS_WITH_MESSAGE, insert, select_turns, thread_of, turn_of
+from gateway.store.tables import POSITIONS, threads, tombstones, turns
+from gateway.store.threads import lock, touch
+
+UNFINISHED: dict[str, Any] = dict.fromkeys(("finished_at", "stop_reason", "usage", "error", "duration_ms"))
+
+
+class IdTaken(Exception):
+    """The user sent a turn with this `client_id` before: undo all, and answer with that one."""
+
+
+# Statements of `accept` are built once: building them anew took more than half of its time.
+_OWN = (threads.c.user_id == bindparam("user_id"), threads.c.thread_id == bindparam("thread_id"))
+THREAD_FOR_UPDATE = select(*THREAD).where(*_OWN).with_for_update()
+GRAVE = select(tombstones.c.epoch).where(
+    tombstones.c.user_id == bindparam("user_id"), tombstones.c.thread_id == bindparam("thread_id")
+)
+_of_thread = turns.c.thread_key == bindparam("of")
+_open = select(func.count()).select_from(turns).where(_of_thread, turns.c.finished_at.is_(None))
+QUEUE = select(
+    select(func.coalesce(func.max(turns.c.number), 0)).where(_of_thread).scalar_subquery().label("last"),
+    _open.scalar_subquery().label("open"),
+    _open.where(turns.c.status == "queued").scalar_subquery().label("waiting"),
+)
+
+
+@cache
+def _insert_thread(dialect: str) -> Insert:
+    row = insert(dialect, threads)
+    return row.on_conflict_do_nothing(index_elements=[threads.c.user_id, threads.c.thread_id]).returning(threads.c.key)
+
+
+@cache
+def _insert_turn(dialect: str) -> Insert:
+    """Whichever constraint refuses it, `existing` tells."""
+    return insert(dialect, turns).on_conflict_do_nothing().returning(turns.c.key)
+
+
+def accept(connection: Connection, new: NewTurn) -> Accepted:
+    """Raises: IdTaken, WrongAgent, QueueFull: the transaction is to be undone."""
+    thread, created = _thread_for(connection, new)
+    if steering.is_taken(connection, new):
+        raise IdTaken
+    if new.steer_into is not None and (steered := steering.steer(connection, thread, new)) is not None:
+        return steered
+    last, ahead, waiting = connection.execute(QUEUE, {"of": thread.key}).one()
+    fields: dict[str, Any] = {
+        "turn_id": new.turn_id,
+        "thread_key": thread.key,
+        "number": last + 1,
+        "agent": new.agent,
+        "status": "queued" if ahead else "running",
+        "client_id": new.client_id,
+        "message_id": new.message_id,
+        "answer_id": new.answer_id,
+        "start": None if ahead else thread.head,
+        "retry_of": new.retry_of,
+        "created_at": new.at,
+        "started_at": None if ahead else new.at,
+    }
+    identity = {
+        "user_id": new.user_id,
+        "fingerprint": fingerprint(new),
+        "thread_chosen": new.thread_chosen_by_client,
+    }
+    key = connection.scalars(_insert_turn(connection.dialect.name), fields | identity).one_or_none()
+    if key is None:
+        raise IdTaken
+    if thread.agent != new.agent:
+        raise WrongAgent(thread.agent)
+    if ahead and waiting >= new.queue_limit:
+        raise QueueFull
+    insert_message(connection, thread.key, POSITIONS * (last + 1), new.message_id, new.at, new.content, new.attachments)
+    thread = touch(connection, thread, new.at)
+    turn = Turn(key=key, content=new.content, attachments=new.attachments, **fields, **UNFINISHED)
+    return Accepted(thread=thread, turn=turn, duplicate=False, created_thread=created, queued=ahead)
+
+
+def _thread_for(connection: Connection, new: NewTurn) -> tuple[Thread, bool]:
+    name = {"user_id": new.user_id, "thread_id": new.thread_id}
+    fields = {
+        "agent": new.agent,
+        "title": new.title,
+        "epoch": new.epoch,
+        "head": 0,
+        "read_position": 0,
+        "created_at": new.at,
+        "updated_at": new.at,
+    }
+    key = connection.scalars(_insert_thread(connection.dialect.name), name | fields).one_or_none()
+    if key is not None:
+        buried = connection.scalars(GRAVE, name).one_or_none()
+        if buried is not None and buried >= new.epoch:
+            connection.execute(update(threads).where(threads.c.key == key).values(epoch=buried + 1))
+    return thread_of(connection.execute(THREAD_FOR_UPDATE, name).one()), key is not None
+
+
+def existing(connection: Connection, new: NewTurn) -> Accepted | None:
+    """The turn that `new` repeats; None if it has been deleted meanwhile.
+
+    A client that lets the server choose the thread repeats itself by letting it choose again, or by naming
+    the one chosen.
+
+    Raises:
+        IdConflict: it is not a repetition.
+    """
+    found = connection.execute(
+        select(*TURN, turns.c.fingerprint, turns.c.thread_chosen)
+        .select_from(TURNS_WITH_MESSAGE)
+        .where(turns.c.user_id == new.user_id, turns.c.client_id == new.client_id)
+    ).one_or_none()
+    if found is None:
+        return steering.existing(connection, new)
+    *_, first_fingerprint, chosen = found
+    turn = turn_of(found[:-2])
+    thread = thread_of(connection.execute(select(*THREAD).where(threads.c.key == turn.thread_key)).one())
+    same_thread = thread.thread_id == new.thread_id if new.thread_chosen_by_client else not chosen
+    if bytes(first_fingerprint) != fingerprint(new) or not same_thread:
+        raise IdConflict
+    ahead = 0
+    if turn.status == "queued":
+        before = select(func.count()).where(
+            turns.c.thread_key == thread.key, turns.c.finished_at.is_(None), turns.c.number < turn.number
+        )
+        ahead = connection.scalars(before).one()
+    return Accepted(thread=thread, turn=turn, duplicate=True, created_thread=False, queued=ahead)
+
+
+def finish(connection: Connection, outcome: Outcome) -> Turn | None:
+    """Raises: LookupError: no such turn runs. ValueError: the checkpoint is another thread's, or leaves a gap."""
+    key = connection.scalars(select(turns.c.thread_key).where(turns.c.turn_id == outcome.turn_id)).one_or_none()
+    thread = None if key is None else lock(connection, key)
+    ended = connection.execute(
+        update(turns)
+        .where(turns.c.turn_id == outcome.turn_id, turns.c.status == "running")
+        .values(
+            status=outcome.status,
+            finished_at=outcome.at,
+            stop_reason=outcome.stop_reason,
+            usage=outcome.usage,
+            error=outcome.error,
+            duration_ms=outcome.duration_ms,
+        )
+        .returning(turns.c.number, turns.c.answer_id)
+    ).one_or_none()
+    if thread is None or ended is None:
+        raise LookupError("the turn is not running")
+    if outcome.checkpoint.thread_key != thread.key:
+        raise ValueError("the checkpoint is of another thread")
+    if outcome.epoch is not None:
+        restart(connection, thread, outcome.epoch, outcome.checkpoint.segment)
+    checkpoint(connection, [outcome.checkpoint])
+    position = answer_position(ended.number)
+    insert_message(connection, thread.key, position, ended.answer_id, outcome.at, outcome.content)
+    touch(connection, thread, outcome.at)
+    if outcome.push is not None:
+        outbox.enqueue(connection, thread, position, outcome.push, outcome.at)
+    return start_next(connection, thread.key, outcome.at) if outcome.start_next else None
+
+
+def start_next(connection: Connection, thread_key: int, at: int) -> Turn | None:
+    thread = lock(connection, thread_key)
+    if thread is None:
+        return None
+    is_open = select(turns.c.key, turns.c.status).where(turns.c.thread_key == thread_key, turns.c.finished_at.is_(None))
+    queue = connection.execute(is_open.order_by(turns.c.number)).all()
+    if not queue or any(row.status == "running" for row in queue):
+        return None
+    connection.execute(
+        update(turns).where(turns.c.key == queue[0].key).values(status="running", start=thread.head, started_at=at)
+    )
+    return turn_of(connection.execute(select_turns().where(turns.c.key == queue[0].key)).one())
+
+
+def cancel_queued(connection: Connection, thread_key: int, turn_id: str | None, at: int) -> list[Turn]:
+    thread = lock(connection, thread_key)
+    if thread is None:
+        return []
+    queued = (turns.c.thread_key == thread_key) & (turns.c.status == "queued")
+    if turn_id is not None:
+        queued &= turns.c.turn_id == turn_id
+    cancelled = (
+        update(turns)
+        .where(queued)
+        .values(status="cancelled", finished_at=at, start=thread.head)
+        .returning(turns.c.key, turns.c.number, turns.c.answer_id)
+    )
+    rows = connection.execute(cancelled).all()
+    for row in rows:
+        insert_message(connection, thread_key, answer_position(row.number), row.answer_id, at, "")
+    if rows:
+        touch(connection, thread, at)
+    keys = [row.key for row in rows]
+    found = connection.execute(select_turns().where(turns.c.key.in_(keys)).order_by(turns.c.number))
+    return [turn_of(row) for row in found]
+
+
+def running(connection: Connection) -> list[tuple[Thread, Turn]]:
+    return _with_thread(connection, turns.c.status == "running")
+
+
+def turn(connection: Connection, user_id: str | None, turn_id: str) -> tuple[Thread, Turn] | None:
+    mine = turns.c.turn_id == turn_id
+    if user_id is not None:
+        mine &= turns.c.user_id == user_id
+    found = _with_thread(connection, mine)
+    return found[0] if found else None
+
+
+def _with_thread(connection: Connection, which: Any) -> list[tuple[Thread, Turn]]:
+    statement = (
+        select(*THREAD, *TURN)
+        .select_from(TURNS_WITH_MESSAGE.join(threads, threads.c.key == turns.c.thread_key))
+        .where(which)
+        .order_by(turns.c.key)
+    )
+    cut = len(THREAD)
+    return [(thread_of(row[:cut]), turn_of(row[cut:])) for row in connection.execute(statement)]
+
+
+def waiting(connection: Connection) -> list[Thread]:
+    of_thread = turns.c.thread_key == threads.c.key
+    queued = exists().where(of_thread, turns.c.finished_at.is_(None))
+    runs = exists().where(of_thread, turns.c.status == "running")
+    return [thread_of(row) for row in connection.execute(select(*THREAD).where(queued, ~runs).order_by(threads.c.key))]
+
+
+def open_turns(connection: Connection, thread_key: int) -> list[Turn]:
+    statement = select_turns().where(turns.c.thread_key == thread_key, turns.c.finished_at.is_(None))
+    return [turn_of(row) for row in connection.execute(statement.order_by(turns.c.number))]
+
+
+def enqueue_push(connection: Connection, turn_id: str, wanted: PushPlan, at: int) -> None:
+    """A push about a turn that still runs. Nothing happens if there is no such turn."""
+    row = connection.execute(select(turns.c.thread_key, turns.c.number).where(turns.c.turn_id == turn_id)).one_or_none()
+    thread = None if row is None else lock(connection, row.thread_key)
+    if row is not None and thread is not None:
+        outbox.enqueue(connection, thread, answer_position(row.number), wanted, at)

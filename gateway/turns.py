@@ -1,0 +1,196 @@
+"""The turn engine, as clients see it: submit, steer, cancel, retry, delete.
+
+submit → store.accept → runner.start     a new turn
+         store.accept → steering         a message for the turn that runs
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+import msgspec
+import structlog
+
+from gateway.agents import Agents
+from gateway.clock import now
+from gateway.errors import Draining, NotFound, NotRetryable
+from gateway.ids import new_id
+from gateway.notices import Notices
+from gateway.protocol import MessageBody
+from gateway.runner.local import LocalRunner
+from gateway.settings import Settings
+from gateway.store.base import Store
+from gateway.store.records import Accepted, NewTurn, Thread, Turn
+from providers import Message
+
+TITLE_CHARS = 80
+
+Result = TypeVar("Result")
+
+_log = structlog.get_logger(__name__)
+
+
+class TurnEngine:
+    """What people may ask of turns. A change that was begun is not given up when the client goes away that asked."""
+
+    def __init__(self, settings: Settings, store: Store, agents: Agents, notices: Notices, runner: LocalRunner) -> None:
+        self._settings = settings
+        self._store = store
+        self._agents = agents
+        self._notices = notices
+        self._runner = runner
+        self._changes: set[asyncio.Task[Any]] = set()
+
+    @property
+    def draining(self) -> bool:
+        """Whether no new message is taken."""
+        return self._runner.draining
+
+    async def submit(
+        self, user_id: str, agent_name: str, message: MessageBody, *, retry_of: str | None = None
+    ) -> Accepted:
+        """Commit the message; start its turn, queue it, or hand it to the running turn. A repeated `id` starts nothing.
+
+        Raises:
+            GatewayError: nothing was stored.
+        """
+        agent = self._agents.get(agent_name)
+        agent.ready()
+        if self.draining:
+            raise Draining("this server is about to stop: send the message again to another one", retry_after=1.0)
+        at = now()
+        new = NewTurn(
+            user_id=user_id,
+            agent=agent_name,
+            thread_id=message.thread_id or new_id("t"),
+            thread_chosen_by_client=message.thread_id is not None,
+            client_id=message.id,
+            turn_id=new_id("u"),
+            message_id=new_id("m"),
+            answer_id=new_id("m"),
+            content=message.content,
+            attachments=tuple(message.attachments),
+            retry_of=retry_of,
+            epoch=at,
+            title=title_of(message.content),
+            queue_limit=0 if message.when_busy == "reject" else self._settings.limits.queue,
+            at=at,
+        )
+        if message.when_busy == "steer" and message.thread_id is not None and "steer" in agent.capabilities:
+            return await self._uninterrupted(self._steer(new))
+        return await self._uninterrupted(self._accept(new))
+
+    async def _accept(self, new: NewTurn) -> Accepted:
+        return await self._begin(await self._store.accept(new), new)
+
+    async def _begin(self, accepted: Accepted, new: NewTurn) -> Accepted:
+        if not accepted.duplicate:
+            _log_accepted(accepted, new)
+            if accepted.turn.status == "running":
+                await self._runner.start(accepted.turn)
+        return accepted
+
+    async def _steer(self, new: NewTurn) -> Accepted:
+        """Hand the message to the running turn if its provider waits for one, else accept it as any other."""
+        thread = await self._store.thread(new.user_id, new.thread_id)
+        running = None if thread is None else self._runner.in_thread(thread.key)
+        if running is None or not await running.steering.wanted():
+            return await self._accept(new)
+        async with running.log.flushing:  # the turn cannot end meanwhile
+            steer_into = None if running.finishing or running.stopped_by is not None else running.turn_id
+            accepted = await self._store.accept(msgspec.structs.replace(new, steer_into=steer_into))
+            if not accepted.steered:
+                return await self._begin(accepted, new)
+            if accepted.duplicate:
+                return accepted
+            if running.steering.hand_over(Message("user", new.content)):
+                running.log_user_message(accepted.turn)
+                _log_accepted(accepted, new)
+                return accepted
+            await self._store.unsteer(new.message_id)
+        return await self._accept(new)
+
+    async def retry(self, user_id: str, turn_id: str) -> Accepted:
+        """Start a new turn with the message of one that did not complete.
+
+        Raises:
+            NotRetryable: it has not ended, or it completed.
+        """
+        thread, turn = await self._find(user_id, turn_id)
+        if turn.status not in ("failed", "interrupted", "cancelled"):
+            raise NotRetryable(f"the turn is {turn.status}: only one that failed or was stopped can be tried again")
+        body = MessageBody(content=turn.content, thread_id=thread.thread_id)
+        return await self.submit(user_id, thread.agent, body, retry_of=turn_id)
+
+    async def cancel_turn(self, user_id: str, turn_id: str) -> None:
+        """Stop a turn, running or queued. One that has ended stays as it is. Raises `NotFound`."""
+        thread, _ = await self._find(user_id, turn_id)
+        await self._uninterrupted(self._cancel_queued(thread.key, turn_id))
+        await self._runner.cancel_running(thread.key, turn_id)
+
+    async def cancel_thread(self, user_id: str, thread_id: str) -> None:
+        """Stop the running turn of a thread and every queued one. Raises `NotFound`."""
+        thread = await self._store.thread(user_id, thread_id)
+        if thread is None:
+            raise NotFound("there is no such thread", field="thread_id")
+        await self._uninterrupted(self._cancel_queued(thread.key, None))
+        await self._runner.cancel_running(thread.key, None)
+
+    async def delete_thread(self, user_id: str, thread_id: str) -> None:
+        """Stop whatever runs in a thread, and delete it with all that belongs to it. Raises `NotFound`."""
+        await self.cancel_thread(user_id, thread_id)
+        thread = await self._store.thread(user_id, thread_id)
+        if thread is not None and (running := self._runner.in_thread(thread.key)) is not None:
+            await running.ended.wait()
+        if not await self._store.delete(user_id, thread_id):
+            raise NotFound("there is no such thread", field="thread_id")
+        if thread is not None:
+            self._notices.deleted(thread)
+
+    async def _uninterrupted(self, change: Coroutine[Any, Any, Result]) -> Result:
+        task = asyncio.get_running_loop().create_task(change)
+        self._changes.add(task)
+        task.add_done_callback(self._changes.discard)
+        return await asyncio.shield(task)
+
+    async def _find(self, user_id: str, turn_id: str) -> tuple[Thread, Turn]:
+        found = await self._store.turn(user_id, turn_id)
+        if found is None:
+            raise NotFound("there is no such turn", field="turn_id")
+        return found
+
+    async def _cancel_queued(self, thread_key: int, turn_id: str | None) -> None:
+        cancelled = await self._store.cancel_queued(thread_key, turn_id, now())
+        if cancelled:
+            await self._runner.show_cancelled(thread_key, cancelled)
+
+    async def __aenter__(self) -> TurnEngine:
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        """Changes that are under way end, or with the runner's help fail, before the store closes."""
+        if self._changes:
+            await asyncio.wait(set(self._changes), timeout=5.0)
+        for task in self._changes:
+            task.cancel()
+
+
+def title_of(content: str) -> str:
+    """The title of a thread that begins with this message: its first line, shortened."""
+    line = next((line.strip() for line in content.splitlines() if line.strip()), "")
+    return line if len(line) <= TITLE_CHARS else line[: TITLE_CHARS - 1].rstrip() + "…"
+
+
+def _log_accepted(accepted: Accepted, new: NewTurn) -> None:
+    _log.info(
+        "turn_accepted",
+        turn_id=accepted.turn.turn_id,
+        thread_id=accepted.thread.thread_id,
+        user_id=new.user_id,
+        agent=new.agent,
+        queued=accepted.queued,
+        steered=accepted.steered,
+        chars=len(new.content),
+    )
