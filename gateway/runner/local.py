@@ -224,12 +224,10 @@ class LocalRunner:
                 # Nothing would bump the epoch after a crash: these must be durable before they are shown.
                 checkpoint = self._logs.pending(log, events)
                 await self._store.checkpoint([checkpoint])
-                for event in events:
-                    log.append(event)
+                log.append_all(events)
                 self._logs.settled(log, checkpoint)
             else:
-                for event in events:
-                    log.append(event)
+                log.append_all(events)
                 self._logs.touch(log)
         await self._notices.changed(log.user_id, log.thread_id)
 
