@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route, WebSocketRoute
 
-from gateway.endpoints import health, rest
+from gateway.endpoints import console, health, rest
 from gateway.endpoints.answers import failure, refused
 from gateway.endpoints.websocket import agent_socket
 from gateway.errors import GatewayError
@@ -53,6 +53,7 @@ def create_app(settings: Settings) -> Starlette:
             Route("/api/turns/{turn_id}/retry", rest.retry_turn, methods=["POST"]),
             Route("/api/approvals/{approval_id}", rest.decide_approval, methods=["POST"]),
             Route("/api/{agent}/messages", rest.send_message, methods=["POST"]),
+            *console.routes(),
         ],
         exception_handlers={GatewayError: refused, HTTPException: _http_error, Exception: _internal_error},
         lifespan=lifespan,
