@@ -712,7 +712,7 @@ class Inbox {
  * @property {number} [duration_ms]
  * @property {boolean} [truncated] The whole of it is at `line.turn(turn_id)`.
  *
- * @typedef {{kind: "text", content: string, item?: string}
+ * @typedef {{kind: "text", content: string}
  *   | {kind: "reasoning", content: string, item?: string}
  *   | {kind: "tool", call_id: string, name: string, title: string, arguments?: any, status: string, summary?: string}
  *   | {kind: "approval", approval_id: string, call_id?: string | null, title: string, request: any, decision?: string, by?: string | null}} Part
@@ -751,9 +751,9 @@ export function applyFrame(thread, frame) {
       return { ...next, queued, messages: [...next.messages, user, newAnswer(turn_id, timestamp)] };
     }
     case "message":
-      return withParts(next, frame, (parts) => grown(parts, "text", frame));
+      return withParts(next, frame, (parts) => withMoreText(parts, frame.content));
     case "reasoning":
-      return withParts(next, frame, (parts) => grown(parts, "reasoning", frame));
+      return withParts(next, frame, (parts) => withMoreReasoning(parts, frame));
     case "reset":
       return withParts(next, frame, (parts) => withText(parts, frame.content));
     case "tool_call":
@@ -802,11 +802,20 @@ function withParts(thread, frame, change) {
   return { ...thread, messages: index < 0 ? [...thread.messages, changed] : thread.messages.map((entry, place) => (place === index ? changed : entry)) };
 }
 
-/** @param {Part[]} parts @param {"text" | "reasoning"} kind @param {Frame} frame @returns {Part[]} */
-function grown(parts, kind, frame) {
+/** @param {Part[]} parts @param {string} content @returns {Part[]} */
+function withMoreText(parts, content) {
   const last = parts.at(-1);
-  if (last?.kind === kind && last.item === frame.item_id) return [...parts.slice(0, -1), { ...last, content: last.content + frame.content }];
-  return [...parts, { kind, content: frame.content, item: frame.item_id }];
+  // A new text item brings the blank line before it along.
+  if (last?.kind === "text") return [...parts.slice(0, -1), { ...last, content: last.content + content }];
+  return [...parts, { kind: "text", content }];
+}
+
+/** @param {Part[]} parts @param {Frame} frame @returns {Part[]} */
+function withMoreReasoning(parts, { content, item_id: item }) {
+  const last = parts.at(-1);
+  if (last?.kind !== "reasoning") return [...parts, { kind: "reasoning", content, item }];
+  const gap = last.item !== undefined && last.item !== item ? "\n\n" : "";
+  return [...parts.slice(0, -1), { ...last, item, content: last.content + gap + content }];
 }
 
 /** Exactly this text, in place of what stood there. @param {Part[]} parts @param {string} content @returns {Part[]} */

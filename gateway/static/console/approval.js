@@ -11,6 +11,7 @@ export class ApprovalView {
   element = h("section", { class: "approval" });
   #decide;
   #drawn = "";
+  #answering = false;
 
   /** @param {(id: string, decision: string, text?: string) => Promise<boolean>} decide */
   constructor(decide) {
@@ -22,11 +23,13 @@ export class ApprovalView {
     const drawn = `${part.approval_id} ${part.decision}`;
     if (drawn === this.#drawn) return;
     this.#drawn = drawn;
-    const hadFocus = this.element.contains(document.activeElement);
+    // The button that was pressed goes away: the focus goes on to where one writes.
+    const hadFocus = this.#answering || this.element.contains(document.activeElement);
+    this.#answering = false;
     this.element.replaceChildren(...(part.decision === undefined ? this.#question(part) : decided(part)));
     this.element.classList.toggle("decided", part.decision !== undefined);
     this.element.setAttribute("aria-label", part.decision === undefined ? "Approval needed" : "Approval");
-    if (hadFocus) document.getElementById("message")?.focus();
+    if (hadFocus && !matchMedia("(pointer: coarse)").matches) document.getElementById("message")?.focus();
   }
 
   /** @param {Approval} part */
@@ -38,8 +41,11 @@ export class ApprovalView {
     );
     const answer = async (/** @type {string} */ decision) => {
       for (const button of buttons) button.disabled = true;
+      this.#answering = true;
       const told = await this.#decide(part.approval_id, decision, field?.value.trim() || undefined);
-      if (!told) for (const button of buttons) button.disabled = false;
+      if (told) return;
+      this.#answering = false;
+      for (const button of buttons) button.disabled = false;
     };
     field?.addEventListener("keydown", (/** @type {KeyboardEvent} */ event) => {
       if (event.key !== "Enter" || event.isComposing) return;

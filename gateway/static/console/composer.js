@@ -37,7 +37,7 @@ export class Composer {
       this.#field.focus();
     };
     // A click beside the field is meant for it.
-    this.#form.onclick = (/** @type {Event} */ event) => event.target === this.#form && this.#field.focus();
+    this.#form.addEventListener("click", (/** @type {Event} */ event) => event.target === this.#form && this.#field.focus());
   }
 
   /** @param {string} text */

@@ -1,7 +1,7 @@
 /** Draws Markdown as DOM nodes, and goes on drawing as the text grows. Nothing here turns a string into markup. */
 
 import { copyButton, h } from "./dom.js";
-import { parseBlocks } from "./markdown.js";
+import { parseBlocks, settledLines } from "./markdown.js";
 
 /** @typedef {import("./markdown.js").Block} Block @typedef {import("./markdown-inline.js").Inline} Inline */
 
@@ -30,9 +30,9 @@ export class MarkdownView {
       else old[index].replaceWith(node);
     });
     for (const node of old.slice(drawn.length)) node.remove();
-    const last = blocks.at(-1);
-    if (last && last.line > 0 && !rest.includes("\r")) {
-      this.#settled += lines.slice(0, last.line).reduce((length, line) => length + line.length + 1, 0);
+    const settled = rest.includes("\r") ? 0 : settledLines(blocks, lines);
+    if (settled > 0) {
+      this.#settled += lines.slice(0, settled).reduce((length, line) => length + line.length + 1, 0);
       this.#settledNodes += blocks.length - 1;
     }
   }

@@ -1,8 +1,6 @@
 /**
  * Markdown as models write it, parsed to a tree of plain data: CommonMark's blocks, GitHub's tables, strike-through and task
  * lists. HTML in it is text. No DOM here; `markdown-view.js` draws the tree.
- *
- * A top-level block depends on nothing before its first line, so that a growing text is parsed from its last block on.
  */
 
 import { parseInline } from "./markdown-inline.js";
@@ -40,6 +38,16 @@ export function parseBlocks(lines, depth = 0) {
     at = next;
   }
   return blocks;
+}
+
+/**
+ * The line from which a growing text is to be parsed again. A block depends on nothing before its first line, so that is where
+ * the last block begins; once that line and the one behind it, which makes a table of it, are there in full.
+ * @param {Block[]} blocks @param {string[]} lines
+ */
+export function settledLines(blocks, lines) {
+  const last = blocks[blocks.length - 1];
+  return last && last.line + 2 < lines.length ? last.line : 0;
 }
 
 /** @param {string[]} lines @param {number} at @param {number} depth @returns {[any, number]} the block, and the line behind it */

@@ -93,7 +93,8 @@ export class AnswerView {
       return;
     }
     const note = error?.message ?? ENDINGS[/** @type {keyof typeof ENDINGS} */ (status)] ?? STOPS[/** @type {keyof typeof STOPS} */ (stop ?? "")];
-    const ended = note ?? (status === "failed" ? "This answer failed." : "");
+    const taken = status === "cancelled" && !entry.parts?.length ? "You took this message back." : null;
+    const ended = taken ?? note ?? (status === "failed" ? "This answer failed." : "");
     if (ended) drawn.push(h("p", { class: status === "failed" ? "note failed" : "note" }, status === "failed" && icon("alert"), h("span", {}, ended)));
     const actions = h("div", { class: "actions" });
     if (entry.truncated) actions.append(wholeButton(() => this.#actions.whole(entry)));

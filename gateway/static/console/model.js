@@ -81,8 +81,7 @@ export class Model {
 
   /** The answer that is being written, if there is one. */
   get running() {
-    const last = this.open?.messages.at(-1);
-    return last?.status === "running" ? last : null;
+    return this.open?.messages.find((entry) => entry.status === "running") ?? null;
   }
 
   // --- what a person does --------------------------------------------------------------------------------------
@@ -95,8 +94,9 @@ export class Model {
     this.problem = "";
     this.moreHistory = threadId !== null;
     this.open = threadId === null ? null : (loadThread(threadId) ?? emptyThread(threadId));
-    // One that is on its way is not there yet: sending it follows it.
-    if (threadId !== null && (this.threads.has(threadId) || !this.#pendingOf(threadId).length)) this.line.follow(threadId, this.open?.cursor);
+    // A thread whose first message is still on its way is not there yet: its acceptance will follow it.
+    const unborn = !this.open?.cursor && this.pending.some((one) => one.threadId === threadId && !one.turnId);
+    if (this.open && !(unborn && !this.threads.has(this.open.threadId))) this.line.follow(this.open.threadId, this.open.cursor);
     this.#changed();
     this.#seen();
   }
@@ -303,18 +303,13 @@ export class Model {
   }
 
   #seen() {
-    const last = this.open?.messages.at(-1);
-    if (!this.open || !last?.message_id || last.role !== "assistant" || document.visibilityState !== "visible") return;
+    const last = this.open?.messages.findLast((entry) => entry.role === "assistant" && entry.message_id);
+    if (!this.open || !last?.message_id || document.visibilityState !== "visible") return;
     if (this.threads.get(this.open.threadId)?.unread === 0 && this.#lastSeen === last.message_id) return;
     this.#lastSeen = last.message_id;
     this.line.seen(this.open.threadId, last.message_id);
   }
   /** @type {string | null} */ #lastSeen = null;
-
-  /** @param {string} threadId */
-  #pendingOf(threadId) {
-    return this.pending.filter((one) => one.threadId === threadId);
-  }
 
   /** @param {Pending} before @param {Pending} after */
   #replacePending(before, after) {

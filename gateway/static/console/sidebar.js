@@ -25,8 +25,8 @@ export class Sidebar {
     this.#opener.onclick = () => this.#openDrawer();
     byId("close-sidebar").onclick = () => this.close();
     byId("scrim").onclick = () => this.close();
-    this.#drawer.onkeydown = (/** @type {KeyboardEvent} */ event) => event.key === "Escape" && this.close();
-    this.#list.onclick = (/** @type {Event} */ event) => /** @type {Element} */ (event.target).closest("a") && this.close();
+    this.#drawer.addEventListener("keydown", (/** @type {KeyboardEvent} */ event) => event.key === "Escape" && this.close());
+    this.#list.addEventListener("click", (/** @type {Event} */ event) => /** @type {Element} */ (event.target).closest("a") && this.close());
     this.#more.onclick = () => void model.loadThreads();
     this.#narrow.onchange = () => this.close();
     this.close();
