@@ -872,12 +872,15 @@ function fromSnapshot(thread, snapshot) {
   if (place > 0) messages.unshift(...thread.messages.slice(0, place));
   const { turn } = snapshot;
   if (turn) {
+    // A snapshot tells no order. What the turn is at now is its newest part.
+    const tools = turn.tools.map((/** @type {any} */ tool) => ({ kind: "tool", ...tool }));
     /** @type {Part[]} */
     const parts = [
       ...(turn.reasoning ? [{ kind: /** @type {const} */ ("reasoning"), content: turn.reasoning }] : []),
-      ...turn.tools.map((/** @type {any} */ tool) => ({ kind: "tool", ...tool })),
-      ...snapshot.approvals.map(approvalPart),
+      ...tools.filter((/** @type {any} */ tool) => tool.status !== "running"),
       ...(turn.content ? [{ kind: /** @type {const} */ ("text"), content: turn.content }] : []),
+      ...tools.filter((/** @type {any} */ tool) => tool.status === "running"),
+      ...snapshot.approvals.map(approvalPart),
     ];
     messages.push({ ...newAnswer(turn.turn_id, snapshot.timestamp), parts, content: turn.content, ...(turn.truncated && { truncated: true }) });
   }

@@ -34,9 +34,9 @@ def chromium_path() -> str:
     return path
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GatewayProcess]:
-    """One gateway for all tests of the module. Its demo agent speaks 50 pieces per second."""
+    """One gateway for all tests of the console. Its demo agent speaks 50 pieces per second."""
     environment = {"AGENTS": {"claude": None, "codex": None, "demo": {"pace": 50}, "second": {"provider": "demo"}}}
     process = GatewayProcess(tmp_path_factory.mktemp("gateway"), environment)
     process.start()
@@ -46,13 +46,13 @@ def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GatewayProcess
         process.stop_now()
 
 
-@pytest_asyncio.fixture(loop_scope="module")
+@pytest_asyncio.fixture(loop_scope="session")
 async def proxy(gateway: GatewayProcess) -> AsyncIterator[CuttingProxy]:
     async with CuttingProxy(gateway.url) as running:
         yield running
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def browser(chromium_path: str) -> AsyncIterator[Browser]:
     async with async_playwright() as playwright:
         browser = await playwright.chromium.launch(executable_path=chromium_path, args=list(FLAGS))
@@ -67,13 +67,13 @@ NewPage = Callable[..., Any]
 
 @pytest.fixture
 def faults() -> Iterator[list[str]]:
-    """What went wrong in a page: something thrown, its policy broken, a dialog. A test that expects such a thing clears it."""
+    """What went wrong in a page: something thrown, its policy broken, a dialog. A test that expects it clears it."""
     faults: list[str] = []
     yield faults
     assert not faults
 
 
-@pytest_asyncio.fixture(loop_scope="module")
+@pytest_asyncio.fixture(loop_scope="session")
 async def new_page(browser: Browser, proxy: CuttingProxy, faults: list[str]) -> AsyncIterator[NewPage]:
     """Opens the console, signed in through the fragment."""
     contexts: list[BrowserContext] = []

@@ -13,8 +13,7 @@ class CuttingProxy:
     """Passes bytes on until told otherwise. `async with` it."""
 
     def __init__(self, target: str) -> None:
-        parts = urlsplit(target)
-        self._host, self._port = parts.hostname or "127.0.0.1", parts.port or 80
+        self.lead_to(target)
         self._server: asyncio.Server | None = None
         self._pairs: dict[asyncio.Task[None], tuple[asyncio.StreamWriter, ...]] = {}
         self._passing = asyncio.Event()
@@ -54,6 +53,11 @@ class CuttingProxy:
         """Pass on again."""
         self._refusing = False
         self._passing.set()
+
+    def lead_to(self, target: str) -> None:
+        """Further connections go there."""
+        parts = urlsplit(target)
+        self._host, self._port = parts.hostname or "127.0.0.1", parts.port or 80
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()

@@ -35,5 +35,4 @@ async def test_the_javascript_tests_pass(name: str, gateway: GatewayProcess) -> 
         process.kill()
         output, _ = await process.communicate()
         pytest.fail(f"the tests did not end in {DEADLINE_SECONDS} s:\n{output.decode()}", pytrace=False)
-    print(output.decode())
     assert process.returncode == 0, output.decode()

@@ -74,7 +74,9 @@ def test_no_module_makes_markup_of_a_string() -> None:
     for path, file in FILES.items():
         if path.endswith(".js"):
             source = file.content.decode()
-            assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\(|new Function", source), path
+            assert not re.search(
+                r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\(|new Function", source
+            ), path
 
 
 def test_the_service_worker_keeps_exactly_the_files_that_there_are() -> None:

@@ -1,7 +1,7 @@
 /** The client alone, against a running gateway behind a proxy that cuts. Started by test_client.py. */
 
 import assert from "node:assert/strict";
-import { afterEach, beforeEach, describe, test } from "node:test";
+import { describe, test } from "node:test";
 import { Agentline, AgentlineError, applyFrame, emptyThread, newId, withHistory } from "../../../gateway/static/agentline.js";
 import { CuttingProxy } from "./proxy.mjs";
 
@@ -9,24 +9,22 @@ const URL_OF_GATEWAY = process.env.GATEWAY_URL;
 const TOKEN = process.env.GATEWAY_TOKEN;
 const DEADLINE = { timeout: 20_000 };
 
-/** @type {CuttingProxy} */ let proxy;
-/** @type {Agentline[]} */ let lines;
-
-beforeEach(async () => {
-  proxy = await CuttingProxy.listen(URL_OF_GATEWAY);
-  lines = [];
-});
-
-afterEach(async () => {
-  for (const line of lines) line.close();
-  await proxy.close();
-});
-
-/** @param {Partial<import("../../../gateway/static/agentline.js").Options>} [options] */
-function newLine(options = {}) {
-  const line = new Agentline({ url: proxy.url, token: TOKEN, agent: "demo", ...options });
-  lines.push(line);
-  return line;
+/** A test with a proxy of its own, and lines that are closed behind it. */
+function online(name, body) {
+  test(name, DEADLINE, async () => {
+    const proxy = await CuttingProxy.listen(URL_OF_GATEWAY);
+    const lines = [];
+    const newLine = (options = {}) => {
+      lines.push(new Agentline({ url: proxy.url, token: TOKEN, agent: "demo", ...options }));
+      return lines.at(-1);
+    };
+    try {
+      await body({ proxy, newLine });
+    } finally {
+      for (const line of lines) line.close();
+      await proxy.close();
+    }
+  });
 }
 
 /** The next value of this type that `matches`. */
@@ -55,8 +53,8 @@ async function read(frames, each = () => {}) {
   throw new Error("the turn had no end");
 }
 
-describe("a turn", () => {
-  test("is a loop over its frames, from accepted to done", DEADLINE, async () => {
+describe("a turn", { concurrency: 6 }, () => {
+  online("is a loop over its frames, from accepted to done", async ({ newLine }) => {
     const types = [];
     for await (const frame of newLine().stream("/reasoning Hm.\n/tool\n/echo Hello there.")) types.push(frame.type);
     assert.equal(types[0], "accepted");
@@ -64,7 +62,7 @@ describe("a turn", () => {
     for (const type of ["user_message", "reasoning", "tool_call", "tool_result", "message"]) assert.ok(types.includes(type), type);
   });
 
-  test("survives any number of cuts with exactly its text", DEADLINE, async () => {
+  online("survives any number of cuts with exactly its text", async ({ proxy, newLine }) => {
     const line = newLine();
     const { text, done } = await read(line.stream("/pieces 150 0.02"), (piece) => piece % 12 === 0 && proxy.cut());
     assert.equal(text, numbers(150));
@@ -72,7 +70,7 @@ describe("a turn", () => {
     assert.ok(proxy.accepted >= 4, `reconnected ${proxy.accepted} times`);
   });
 
-  test("goes on while the server cannot be reached, and is caught up with", DEADLINE, async () => {
+  online("goes on while the server cannot be reached, and is caught up with", async ({ proxy, newLine }) => {
     const line = newLine();
     const { text } = await read(line.stream("/pieces 40 0.02"), (piece) => {
       if (piece !== 5) return;
@@ -83,7 +81,7 @@ describe("a turn", () => {
     assert.equal(text, numbers(40));
   });
 
-  test("is caught up with after a silence in which nobody said goodbye", DEADLINE, async () => {
+  online("is caught up with after a silence in which nobody said goodbye", async ({ proxy, newLine }) => {
     const line = newLine();
     const { text } = await read(line.stream("/pieces 40 0.02"), (piece) => {
       if (piece !== 5) return;
@@ -94,7 +92,7 @@ describe("a turn", () => {
     assert.equal(text, numbers(40));
   });
 
-  test("starts once, though its message had to be sent again", DEADLINE, async () => {
+  online("starts once, though its message had to be sent again", async ({ proxy, newLine }) => {
     const line = newLine();
     line.connect();
     await next(line, "ready");
@@ -112,7 +110,7 @@ describe("a turn", () => {
     assert.equal(said.length, 1);
   });
 
-  test("is brought up to date by a reset where the server cannot resume", DEADLINE, async () => {
+  online("is brought up to date by a reset where the server cannot resume", async ({ newLine }) => {
     const line = newLine();
     const threadId = newId();
     let resets = 0;
@@ -122,7 +120,7 @@ describe("a turn", () => {
     assert.equal(text, numbers(40));
   });
 
-  test("ends the loop also where a snapshot shows that it has ended", DEADLINE, async () => {
+  online("ends the loop also where a snapshot shows that it has ended", async ({ newLine }) => {
     const line = newLine();
     const threadId = newId();
     const { done } = await read(line.stream("/echo short", { threadId, id: "said-twice" }));
@@ -133,7 +131,7 @@ describe("a turn", () => {
     assert.equal(again.at(-1).message_id, done.message_id);
   });
 
-  test("goes on when its reader leaves the loop, and is stopped by cancel", DEADLINE, async () => {
+  online("goes on when its reader leaves the loop, and is stopped by cancel", async ({ newLine }) => {
     const line = newLine();
     const threadId = newId();
     let turnId;
@@ -150,7 +148,7 @@ describe("a turn", () => {
     await line.cancel(retried.turn_id);
   });
 
-  test("is cancelled even if the request for it is lost at first", DEADLINE, async () => {
+  online("is cancelled even if the request for it is lost at first", async ({ proxy, newLine }) => {
     const line = newLine();
     const { done } = await read(line.stream("/pieces 500 0.02"), async (piece, frame) => {
       if (piece !== 3) return;
@@ -161,7 +159,7 @@ describe("a turn", () => {
     assert.equal(done.status, "cancelled");
   });
 
-  test("waits for an approval, given with words", DEADLINE, async () => {
+  online("waits for an approval, given with words", async ({ newLine }) => {
     const line = newLine();
     line.on("approval_request", async ({ approval_id: id, free_text: free }) => {
       assert.equal(free, true);
@@ -172,14 +170,14 @@ describe("a turn", () => {
     assert.equal(text, "You chose blue and said: like the sky.");
   });
 
-  test("of another agent goes by HTTP, over the same socket back", DEADLINE, async () => {
+  online("of another agent goes by HTTP, over the same socket back", async ({ newLine }) => {
     const line = newLine();
     const { text, done } = await read(line.stream("/echo I am the second.", { agent: "second" }));
     assert.equal(text, "I am the second.");
     assert.equal((await line.thread(done.thread_id)).agent, "second");
   });
 
-  test("can be left with a signal", DEADLINE, async () => {
+  online("can be left with a signal", async ({ newLine }) => {
     const aborter = new AbortController();
     const line = newLine();
     const threadId = newId();
@@ -193,14 +191,14 @@ describe("a turn", () => {
   });
 });
 
-describe("a refusal", () => {
-  test("of a message rejects its send, in words, with the field", DEADLINE, async () => {
+describe("a refusal", { concurrency: 6 }, () => {
+  online("of a message rejects its send, in words, with the field", async ({ newLine }) => {
     await assert.rejects(newLine().send("   "), (error) => error.code === "bad_frame" && error.field === "content");
     await assert.rejects(newLine().send("x".repeat(300_000)), (error) => error.code === "too_large");
     await assert.rejects(newLine().send("   ", { agent: "second" }), (error) => error.status === 400);
   });
 
-  test("of the token ends the attempts", DEADLINE, async () => {
+  online("of the token ends the attempts", async ({ proxy, newLine }) => {
     const line = newLine({ token: "wrong" });
     const refused = next(line, "state", ({ state }) => state === "refused");
     await assert.rejects(read(line.stream("Hi")), AgentlineError);
@@ -209,7 +207,7 @@ describe("a refusal", () => {
     assert.equal(proxy.accepted, 2);
   });
 
-  test("of a thread to follow is told, and the others are followed all the same", DEADLINE, async () => {
+  online("of a thread to follow is told, and the others are followed all the same", async ({ newLine }) => {
     const line = newLine();
     const threadId = newId();
     await read(line.stream("/echo here", { threadId }));
@@ -220,7 +218,7 @@ describe("a refusal", () => {
     assert.deepEqual([(await lost).thread_id, (await lost).error.code, (await shown).thread_id], ["nowhere", "not_found", threadId]);
   });
 
-  test("close rejects what was not accepted", DEADLINE, async () => {
+  online("close rejects what was not accepted", async ({ proxy, newLine }) => {
     proxy.refusing = true;
     const line = newLine();
     const sent = line.send("never");
@@ -229,7 +227,7 @@ describe("a refusal", () => {
     assert.equal(line.state, "closed");
   });
 
-  test("of a token of letters beyond ASCII is a refusal and no crash", DEADLINE, async () => {
+  online("of a token of letters beyond ASCII is a refusal and no crash", async ({ newLine }) => {
     const line = newLine({ token: "schlüssel-🔑" });
     line.connect();
     assert.equal((await next(line, "state", ({ state }) => state === "refused")).code, 4501);
@@ -237,7 +235,7 @@ describe("a refusal", () => {
 });
 
 describe("a connection", () => {
-  test("asks a token function anew each time", DEADLINE, async () => {
+  online("asks a token function anew each time", async ({ proxy, newLine }) => {
     let asked = 0;
     const line = newLine({ token: async () => ((asked += 1), TOKEN) });
     line.connect();
@@ -247,7 +245,7 @@ describe("a connection", () => {
     assert.equal(asked, 2);
   });
 
-  test("waits longer from attempt to attempt, never twice the same, and wakes with the network", DEADLINE, async () => {
+  online("waits longer from attempt to attempt, never twice the same, and wakes with the network", async ({ proxy, newLine }) => {
     const listeners = new Map();
     Object.assign(globalThis, {
       addEventListener: (name, listener) => listeners.set(name, listener),
@@ -277,7 +275,7 @@ describe("a connection", () => {
     }
   });
 
-  test("needs neither document nor crypto nor TextEncoder nor btoa", DEADLINE, async () => {
+  online("needs neither document nor crypto nor TextEncoder nor btoa", async ({ newLine }) => {
     const kept = {};
     for (const name of ["crypto", "TextEncoder", "btoa", "Buffer", "navigator"]) {
       kept[name] = Object.getOwnPropertyDescriptor(globalThis, name);
@@ -295,7 +293,7 @@ describe("a connection", () => {
     }
   });
 
-  test("reports seen messages, also those of a time without network", DEADLINE, async () => {
+  online("reports seen messages, also those of a time without network", async ({ proxy, newLine }) => {
     const line = newLine();
     const threadId = newId();
     const { done } = await read(line.stream("/echo look", { threadId }));
@@ -307,10 +305,10 @@ describe("a connection", () => {
   });
 });
 
-describe("a thread as it is shown", () => {
+describe("a thread as it is shown", { concurrency: 6 }, () => {
   const SCRIPT = "/reasoning Let me see.\n/echo First.\n/tool\n/approval command\n/reset item\n/echo Last.\n/usage 12 34";
 
-  test("is the same whether watched live, resumed anywhere from its stored form, or loaded", DEADLINE, async () => {
+  online("is the same whether watched live, resumed anywhere from its stored form, or loaded", async ({ newLine }) => {
     const line = newLine();
     const threadId = newId();
     let live = emptyThread(threadId);
@@ -350,7 +348,7 @@ describe("a thread as it is shown", () => {
     assert.equal(loaded.cursor, live.cursor);
   });
 
-  test("is shown in the middle of a turn by a snapshot, and goes on from there", DEADLINE, async () => {
+  online("is shown in the middle of a turn by a snapshot, and goes on from there", async ({ newLine }) => {
     const line = newLine();
     const threadId = newId();
     let thread = emptyThread(threadId);
@@ -362,7 +360,7 @@ describe("a thread as it is shown", () => {
     assert.deepEqual(thread.messages.at(-1).parts.map((part) => part.kind), ["reasoning", "tool", "text"]);
   });
 
-  test("keeps what a snapshot does not tell, and what is older than it", DEADLINE, async () => {
+  online("keeps what a snapshot does not tell, and what is older than it", async ({ newLine }) => {
     const line = newLine();
     const threadId = newId();
     let thread = emptyThread(threadId);
