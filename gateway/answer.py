@@ -104,7 +104,7 @@ class Answer:
         else:
             raise _fault(f"it yielded a {type(event).__name__}, which is no event")
 
-    def log(self, kind: type[protocol.LoggedFrame], **fields: Any) -> None:
+    def log(self, kind: type[protocol.LoggedFrame], /, **fields: Any) -> None:
         """Append an event of this turn to the log."""
         frame: Any = kind(
             timestamp=timestamp(),

@@ -1,0 +1,196 @@
+"""The gateway as a process of its own, for tests: started, killed, stopped and started again on one state directory."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import httpx2
+
+ROOT = Path(__file__).parent.parent
+TOKENS = {"alice": "token-of-alice", "bob": "token-of-bob"}
+START_SECONDS = 30.0
+MODULE = ("-m", "gateway", "serve", "--port", "0")
+
+
+class GatewayProcess:
+    """`python -m gateway serve --port 0` with nothing of this process's environment but what it needs to run.
+
+    `state_dir` is also its working directory, so that no settings file of the checkout is read. `environment` holds its
+    variables, `AGENTLINE_` left out; values that are no strings are given as JSON. `command` stands in for
+    `-m gateway serve --port 0`.
+    """
+
+    def __init__(
+        self, state_dir: Path, environment: Mapping[str, Any] | None = None, command: Sequence[str] = MODULE
+    ) -> None:
+        self.state_dir = state_dir
+        self.environment: dict[str, Any] = {
+            "AUTH__TOKENS": TOKENS,
+            "LOG_FORMAT": "json",
+            "AGENTS": {"codex": None, "claude": None, "demo": {"pace": 0}},
+            **(environment or {}),
+        }
+        self.command = tuple(command)
+        self.url = ""
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None, "not running"
+        return self._process.pid
+
+    @property
+    def log_path(self) -> Path:
+        """Standard error of all its lives."""
+        return self.state_dir / "gateway.log"
+
+    @property
+    def log(self) -> str:
+        return self.log_path.read_text() if self.log_path.exists() else ""
+
+    def events(self, name: str) -> list[dict[str, Any]]:
+        """The log lines of this event."""
+        lines = [json.loads(line) for line in self.log.splitlines() if line.startswith("{")]
+        return [line for line in lines if line.get("event") == name]
+
+    def rss(self) -> int:
+        """Bytes of memory that it uses now."""
+        fields = Path(f"/proc/{self.pid}/statm").read_text().split()
+        return int(fields[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    def start(self) -> str:
+        """Start it and wait for its `listening on` line. Blocks; tests that serve it something use `start_soon`."""
+        self._launch()
+        return self._await_readiness()
+
+    async def start_soon(self) -> str:
+        """`start`, without blocking the loop."""
+        self._launch()
+        return await asyncio.to_thread(self._await_readiness)
+
+    def _launch(self) -> None:
+        assert self._process is None, "runs already"
+        self.state_dir.mkdir(parents=True, exist_ok=True)
+        variables = {
+            f"AGENTLINE_{name}": value if isinstance(value, str) else json.dumps(value)
+            for name, value in self.environment.items()
+        }
+        variables |= {
+            "AGENTLINE_STATE_DIR": str(self.state_dir),
+            "HOME": str(self.state_dir),
+            "PATH": os.environ.get("PATH", os.defpath),
+            "PYTHONPATH": str(ROOT),
+            "PYTHONWARNINGS": "default",
+        }
+        with self.log_path.open("ab") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, *self.command],
+                cwd=self.state_dir,
+                env=variables,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=log,
+            )
+
+    def _await_readiness(self) -> str:
+        process = self._process
+        assert process is not None
+        assert process.stdout is not None
+        deadline, said = time.monotonic() + START_SECONDS, b""
+        while not said.endswith(b"\n"):
+            left = deadline - time.monotonic()
+            readable, _, _ = select.select([process.stdout], [], [], max(left, 0))
+            chunk = os.read(process.stdout.fileno(), 4096) if readable else b""
+            if not chunk:
+                self.kill_now()
+                raise AssertionError(f"the gateway did not start; it said:\n{self.log[-4000:]}")
+            said += chunk
+        prefix = "listening on "
+        line = said.decode().strip()
+        assert line.startswith(prefix), line
+        self.url = line.removeprefix(prefix)
+        return self.url
+
+    def kill_now(self) -> None:
+        """`kill -9`, from code that is not asynchronous."""
+        if self._process is not None:
+            self._process.kill()
+            self._reaped(self._process.wait(timeout=10))
+
+    async def kill(self) -> None:
+        """`kill -9`: it gets no chance to do anything."""
+        assert self._process is not None, "not running"
+        self._process.kill()
+        await self.exited()
+
+    def terminate(self) -> None:
+        """Ask it to stop (SIGTERM), and do not wait."""
+        assert self._process is not None, "not running"
+        self._process.send_signal(signal.SIGTERM)
+
+    async def exited(self, within: float = 15.0) -> int:
+        """Wait until it has ended. Returns the exit code."""
+        process = self._process
+        assert process is not None, "not running"
+        return self._reaped(await asyncio.to_thread(process.wait, within))
+
+    def _reaped(self, code: int) -> int:
+        if self._process is not None and self._process.stdout is not None:
+            self._process.stdout.close()
+        self._process = None
+        return code
+
+    async def stop(self) -> int:
+        """Ask it to stop, and wait."""
+        self.terminate()
+        return await self.exited()
+
+    async def restart(self) -> str:
+        """Start it again on the same state directory, with another port."""
+        return await self.start_soon()
+
+    def stop_now(self) -> None:
+        """End it in order if it runs, by force if it does not end."""
+        if self._process is None:
+            return
+        self._process.terminate()
+        try:
+            self._reaped(self._process.wait(timeout=10))
+        except subprocess.TimeoutExpired:
+            self.kill_now()
+
+    @contextlib.contextmanager
+    def frozen(self) -> Any:
+        """Within this block the process stands still (SIGSTOP)."""
+        os.kill(self.pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            os.kill(self.pid, signal.SIGCONT)
+
+    def http(self, user: str | None = "alice") -> httpx2.AsyncClient:
+        """A client of its HTTP interface with the user's token, to be closed by the caller."""
+        headers = {} if user is None else {"Authorization": f"Bearer {TOKENS[user]}"}
+        return httpx2.AsyncClient(base_url=self.url, headers=headers, timeout=10, trust_env=False)
+
+    async def get(self, path: str, user: str | None = "alice") -> Any:
+        """The JSON that `GET path` answers with 200."""
+        async with self.http(user) as http:
+            answer = await http.get(path)
+        assert answer.status_code == 200, (answer.status_code, answer.text)
+        return answer.json()
+
+    async def post(self, path: str, body: Any = None, user: str | None = "alice") -> httpx2.Response:
+        async with self.http(user) as http:
+            return await http.post(path, json=body) if body is not None else await http.post(path)
