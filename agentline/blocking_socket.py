@@ -78,12 +78,12 @@ class BlockingSocket:
                     self._check_response(event)
                 else:
                     self._take(event)
-            if self._protocol.state is State.OPEN:
-                return
             if (failed := self._protocol.handshake_exc) is not None:
                 if isinstance(failed, InvalidHandshake) and not isinstance(failed, InvalidMessage):
                     raise ContractBroken(f"this is no gateway: {failed}")
                 raise Lost(f"the upgrade failed: {failed}")
+            if self._protocol.state is not State.CONNECTING:
+                return
             if time.monotonic() > by:
                 raise Lost("the gateway did not answer in time")
 
@@ -108,6 +108,8 @@ class BlockingSocket:
         self._heard = max(self._heard, time.monotonic() - heartbeat)  # the caller's own pauses prove nothing
         by = None if seconds is None else time.monotonic() + seconds
         while not self._received:
+            if self._protocol.state in (State.CLOSING, State.CLOSED):
+                self._ended()
             now = time.monotonic()
             if by is not None and now >= by:
                 return None
@@ -143,8 +145,6 @@ class BlockingSocket:
             return
         for event in self._protocol.events_received():
             self._take(event)
-        if not self._received and self._protocol.state in (State.CLOSING, State.CLOSED):
-            self._ended()
 
     def _read(self, seconds: float) -> None:
         """Read once. Raises `_Silence` when nothing comes, `Lost` when nothing can come any more."""

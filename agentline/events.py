@@ -19,6 +19,7 @@ __all__ = [
     "ApprovalRequest",
     "ApprovalResolved",
     "Attached",
+    "Detached",
     "Done",
     "ErrorFrame",
     "Event",
@@ -257,6 +258,10 @@ class Attached(_Frame, frozen=True, kw_only=True, tag="attached"):
     turns: list[OpenTurn] = []
 
 
+class Detached(_Frame, frozen=True, kw_only=True, tag="detached"):
+    thread_id: str
+
+
 class ErrorFrame(_Frame, frozen=True, kw_only=True, tag="error"):
     code: str
     message: str
@@ -285,7 +290,7 @@ Event: TypeAlias = (
     | Done
     | Snapshot
 )
-Frame: TypeAlias = Event | Ready | Attached | ErrorFrame | Goodbye
+Frame: TypeAlias = Event | Ready | Attached | Detached | ErrorFrame | Goodbye
 
 
 class _Peek(msgspec.Struct):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from agentline.events import Attached, ErrorFrame, Event, Goodbye, Ready, Snapshot, decode
+from agentline.errors import refused
+from agentline.events import Attached, Detached, ErrorFrame, Event, Goodbye, Ready, Snapshot, decode
 from agentline.records import Turn
 from agentline.session import attach_frame, checked_ready, refusal
 
@@ -47,10 +48,13 @@ class FollowSession:
             case Attached():
                 if frame.thread_id == self.thread_id:
                     self.answered = True
+            case Detached():
+                if frame.thread_id == self.thread_id:
+                    raise refused("not_found", "the thread was deleted", field="thread_id")
             case Snapshot(thread_id=self.thread_id):
                 self.cursor = frame.cursor
                 return [frame]
-            case _:
+            case _:  # an event of some thread
                 if frame.thread_id == self.thread_id:
                     self.cursor = getattr(frame, "cursor", None) or self.cursor
                     return [frame]

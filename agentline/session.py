@@ -25,6 +25,7 @@ from agentline.events import (
     ApprovalRequest,
     ApprovalResolved,
     Attached,
+    Detached,
     Done,
     ErrorFrame,
     Event,
@@ -186,6 +187,8 @@ class TurnSession:
             case Attached(thread_id=self.thread_id):
                 self.answered = True
                 self._open_turns = None if frame.recovered else {turn.turn_id for turn in frame.turns}
+            case Detached(thread_id=self.thread_id):
+                raise refused("not_found", "the thread was deleted", field="thread_id")
             case Snapshot(thread_id=self.thread_id):
                 return self._shown(frame)
             case _:

@@ -135,6 +135,9 @@ class Stream(Generic[AnySession]):
                 await socket.close()
         finally:
             socket.transport.abort()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._deadlines.close):
+                await socket.wait_closed()
 
     def __del__(self) -> None:
         socket = getattr(self, "_socket", None)

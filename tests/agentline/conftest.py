@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
+from typing import Any
 
 import pytest
 
@@ -10,7 +11,6 @@ from agentline import Agentline, Deadlines
 from tests.agentline.proxy import Proxy
 from tests.e2e.conftest import (  # noqa: F401 - fixtures
     gateway,
-    gateway_environment,
     messages_api,
     new_gateway,
     upstream_port,
@@ -35,3 +35,9 @@ async def line(gateway: GatewayProcess) -> AsyncIterator[Agentline]:  # noqa: F8
 async def proxy(gateway: GatewayProcess) -> AsyncIterator[Proxy]:  # noqa: F811
     async with Proxy(gateway.url) as proxy:
         yield proxy
+
+
+@pytest.fixture(scope="module")
+def gateway_environment() -> dict[str, Any]:
+    """Turns that are left to hang do not keep the gateway from stopping."""
+    return {"DRAIN_SECONDS": 0}

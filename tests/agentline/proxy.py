@@ -68,7 +68,10 @@ class _Pipe:
 
 
 class Proxy:
-    """Between a client and the gateway at `url`. `seen` is every text frame that came by, `refuse` takes no connections."""
+    """Between a client and the gateway at `url`.
+
+    `seen` is every text frame that came by; with `refuse` set, it takes no connection.
+    """
 
     def __init__(self, url: str, policy: Policy | None = None) -> None:
         parts = urlsplit(url)
@@ -201,7 +204,7 @@ async def _flushed(writer: asyncio.StreamWriter) -> None:
     """The peer's system has all that was written: a reset throws nothing of it away on our side."""
     raw = writer.get_extra_info("socket")
     async with asyncio.timeout(5):
-        while raw is not None and struct.unpack("i", _outq(raw))[0]:
+        while raw is not None and struct.unpack("i", _outq(raw))[0]:  # noqa: ASYNC110 - the kernel has no event for it
             await asyncio.sleep(0)
 
 
