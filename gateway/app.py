@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route, WebSocketRoute
 
-from gateway.endpoints import health, rest
+from gateway.endpoints import devices, health, rest
 from gateway.endpoints.answers import failure, refused
 from gateway.endpoints.websocket import agent_socket
 from gateway.errors import GatewayError
@@ -21,7 +21,7 @@ from gateway.settings import Settings
 
 GOODBYE_SPREAD_MS = 3000
 """Clients come back spread over this time, not all at once."""
-HTTP_CODES = {404: "not_found", 405: "method_not_allowed", 413: "too_large"}
+HTTP_CODES = {404: "not_found", 405: "method_not_allowed"}
 
 _log = structlog.get_logger(__name__)
 
@@ -43,6 +43,8 @@ def create_app(settings: Settings) -> Starlette:
             Route("/api/health/live", health.live),
             Route("/api/health/ready", health.ready),
             Route("/api/agents", rest.agents),
+            Route("/api/agents/{agent}/sessions", rest.sessions),
+            Route("/api/agents/{agent}/sessions/{session_id}", rest.adopt_session, methods=["POST"]),
             Route("/api/threads", rest.threads),
             Route("/api/threads/{thread_id}", rest.thread),
             Route("/api/threads/{thread_id}", rest.rename_thread, methods=["PATCH"]),
@@ -51,19 +53,23 @@ def create_app(settings: Settings) -> Starlette:
             Route("/api/turns/{turn_id}", rest.turn),
             Route("/api/turns/{turn_id}/cancel", rest.cancel_turn, methods=["POST"]),
             Route("/api/turns/{turn_id}/retry", rest.retry_turn, methods=["POST"]),
+            Route("/api/devices", devices.devices),
+            Route("/api/devices/{device_id}", devices.device),
+            Route("/api/devices/{device_id}", devices.put_device, methods=["PUT"]),
+            Route("/api/devices/{device_id}", devices.delete_device, methods=["DELETE"]),
+            Route("/api/devices/{device_id}/test", devices.try_device, methods=["POST"]),
             Route("/api/approvals/{approval_id}", rest.decide_approval, methods=["POST"]),
             Route("/api/{agent}/messages", rest.send_message, methods=["POST"]),
         ],
         exception_handlers={GatewayError: refused, HTTPException: _http_error, Exception: _internal_error},
         lifespan=lifespan,
-        max_body_size=rest.BODY_BYTES,
     )
 
     async def drain() -> None:
         services: Services = app.state.services
-        services.turns.draining = True
+        services.runner.draining = True
         services.hub.say_goodbye("the server restarts", GOODBYE_SPREAD_MS)
-        await services.turns.drain(settings.drain_seconds)
+        await services.runner.drain(settings.drain_seconds)
 
     app.state.drain = drain
     return app

@@ -9,13 +9,16 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from typing import TYPE_CHECKING
 
 from gateway.clock import timestamp
 from gateway.errors import LimitExceeded
-from gateway.eventlog.local import LocalEventLog
 from gateway.eventlog.log import ThreadLog
 from gateway.follow import Follow
 from gateway.protocol import Detached, Frame, encode
+
+if TYPE_CHECKING:
+    from gateway.eventlog.local import LocalEventLog
 
 REPLIES = 64
 """Answers that may wait to be sent. Behind them the client's next frame is not read."""
@@ -84,18 +87,17 @@ class Connection:
         """Follow a thread from behind `offset`, from now on also if it was followed from elsewhere.
 
         The caller holds `log`, and leaves it to this connection to release it.
-
-        Raises:
-            LimitExceeded: too many threads are followed; `log` was released.
         """
         self._drop(log.thread_id)
-        if len(self._follows) >= FOLLOWS:
-            self._logs.release(log)
-            raise LimitExceeded(f"one connection follows at most {FOLLOWS} threads: detach from one first")
         follow = Follow(log, offset, join_chars=self._join_chars, on_news=self._on_news)
         self._follows[log.thread_id] = follow
         log.add_follower(follow)
         follow.wake()
+
+    def expect_room(self, thread_id: str | None) -> None:
+        """Raise `LimitExceeded` if this connection cannot follow the thread (None: a new one) as well."""
+        if len(self._follows) >= FOLLOWS and thread_id not in self._follows:
+            raise LimitExceeded(f"one connection follows at most {FOLLOWS} threads: detach from one first")
 
     def following(self, thread_id: str) -> Follow | None:
         """What this client follows of the thread, if it does."""

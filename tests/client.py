@@ -61,8 +61,8 @@ def place(cursor: str) -> tuple[int, int]:
 class Client:
     """One device. Connect it as often as needed; the frames of all its connections are in `frames`.
 
-    `url` is that of the server, or tells it at each connection. `receive_buffer` makes the kernel take only so many bytes
-    ahead, and the library only one frame.
+    `url` is that of the server, or tells it at each connection. `receive_buffer` makes the kernel take only so many
+    bytes ahead, and the library only one frame.
     """
 
     def __init__(

@@ -17,7 +17,17 @@ from gateway.auth import HeaderToken, Identity, NoToken, SubprotocolToken, prese
 from gateway.clock import rfc3339, timestamp
 from gateway.connection import FOLLOWS, Connection
 from gateway.endpoints.answers import refusal
-from gateway.errors import BadFrame, Draining, Forbidden, GatewayError, NoSuchAgent, Unauthorized
+from gateway.errors import (
+    BadFrame,
+    Draining,
+    Forbidden,
+    GatewayError,
+    NoSuchAgent,
+    NotFound,
+    StoreUnavailable,
+    Unauthorized,
+)
+from gateway.follow import Follow
 from gateway.ids import new_id
 from gateway.origins import origin_allowed
 from gateway.protocol import CloseCode
@@ -28,6 +38,9 @@ BURST = 32
 DEVICE_ID_CHARS = 128
 CLOSE_SECONDS = 1.0
 """For the close frame to a peer that reads nothing."""
+
+STORE_RETRY_SECONDS = 0.5
+"""Before a client that must be shown something from the store is shown it after all."""
 
 _log = structlog.get_logger(__name__)
 
@@ -53,7 +66,7 @@ async def agent_socket(websocket: WebSocket) -> None:
     if isinstance(presented, HeaderToken) and identity is None:
         await websocket.send_denial_response(refusal(Unauthorized("the token is not valid")))
         return
-    if services.turns.draining:
+    if services.runner.draining:
         await websocket.send_denial_response(refusal(Draining("this server is about to stop", retry_after=1.0)))
         return
     offered = protocol.SUBPROTOCOL in websocket.scope["subprotocols"]
@@ -132,19 +145,22 @@ async def _serve(websocket: WebSocket, services: Services, identity: Identity) -
                 await _receive_all(websocket, connection, services)
             finally:
                 sending.cancel()
-    except* (_Close, WebSocketDisconnect) as ended:
-        raise _first(ended) from None
+    except BaseExceptionGroup as group:
+        raise _end_in(group) or group from None
     finally:
         services.hub.remove(connection)
         connection.close()
 
 
-def _first(group: BaseExceptionGroup[Any]) -> BaseException:
-    closes, rest = group.split(_Close)
-    error: BaseException = closes or rest or group
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error
+def _end_in(group: BaseExceptionGroup[Any]) -> BaseException | None:
+    """Why the socket ended, if it ended as sockets do: our own decision before the peer's."""
+    for kind in (_Close, WebSocketDisconnect):
+        ended: BaseException | None = group.subgroup(kind)
+        while isinstance(ended, BaseExceptionGroup):
+            ended = ended.exceptions[0]
+        if ended is not None and group.split((_Close, WebSocketDisconnect))[1] is None:
+            return ended
+    return None
 
 
 def _ready(connection: Connection, services: Services, identity: Identity) -> protocol.Ready:
@@ -206,8 +222,8 @@ async def _send_all(websocket: WebSocket, connection: Connection, services: Serv
                     burst = 0
                     if (follow := connection.behind) is None:
                         await connection.news()
-                    elif not await follow.load(services.logs):
-                        await services.resume.attach(connection, follow.log.thread_id, None)
+                    else:
+                        await _catch_up(connection, follow, services)
                     continue
                 deadline.since = time()
                 await send({"type": "websocket.send", "text": frame})
@@ -217,3 +233,15 @@ async def _send_all(websocket: WebSocket, connection: Connection, services: Serv
                     await asyncio.sleep(0)
     except TimeoutError:
         raise _Close(CloseCode.TOO_SLOW, "the client does not read") from None
+
+
+async def _catch_up(connection: Connection, follow: Follow, services: Services) -> None:
+    """Read on from the store, or start over from a snapshot where it no longer has what is missing."""
+    thread_id = follow.log.thread_id
+    try:
+        if not await follow.load(services.logs):
+            await services.resume.attach(connection, thread_id, None)
+    except NotFound:
+        connection.unfollow(thread_id)
+    except StoreUnavailable:
+        await asyncio.sleep(STORE_RETRY_SECONDS)

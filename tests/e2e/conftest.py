@@ -52,7 +52,7 @@ def gateway(
     tmp_path_factory: pytest.TempPathFactory, upstream_port: int, gateway_environment: dict[str, Any]
 ) -> Iterator[GatewayProcess]:
     """One gateway for all tests of the module, which use threads of their own."""
-    environment = {"AGENTS": agents_for(upstream_port), **gateway_environment}
+    environment = {"AGENTS": agents_for(upstream_port), "DRAIN_SECONDS": "0", **gateway_environment}
     process = GatewayProcess(tmp_path_factory.mktemp("gateway"), environment)
     process.start()
     try:

@@ -16,13 +16,13 @@ DURABLE_SECONDS = 0.5
 SLACK_SECONDS = 0.3
 WITHOUT_NEW_EPOCH = """
 import sys
-from gateway.turns import TurnEngine
-finish = TurnEngine._finish
+from gateway.runner.local import LocalRunner
+finish = LocalRunner._finish
 async def broken(self, running, status, error, epoch=None):
     if epoch is not None:
         running.log.epoch = (await self._store.thread_by_key(running.log.key)).epoch
     return await finish(self, running, status, error, None)
-TurnEngine._finish = broken
+LocalRunner._finish = broken
 from gateway.cli import main
 sys.exit(main(["serve", "--port", "0"]))
 """
@@ -36,8 +36,8 @@ def counting(count: int, interval: float) -> Script:
 
 
 def answer_to(call: Call) -> Script:
-    """A turn of 20 seconds; the one that waits behind it logs more events than the crash can have taken."""
-    return counting(1000, 0.02) if call.question == "first" else [*start(), Pieces(300, 0.0, "more "), *end()]
+    """A turn of 12 seconds; the one that waits behind it logs more events than the crash can have taken."""
+    return counting(1000, 0.012) if call.question == "first" else [*start(), Pieces(300, 0.0, "more "), *end()]
 
 
 async def killed_mid_turn(
@@ -50,7 +50,7 @@ async def killed_mid_turn(
     thread_id = first["thread_id"]
     second = await phone.message("second", thread_id=thread_id)
     assert second["queued"] == 1
-    await phone.receive(until=lambda f: "79 " in f.get("content", ""))
+    await phone.receive(until=lambda f: "69 " in f.get("content", ""))
     at = time.monotonic()
     await gateway.kill()
     await phone.closed()

@@ -7,7 +7,7 @@ import statistics
 
 import pytest
 
-from tests.client import BrokenContract, Client, Frame, place
+from tests.client import BrokenContract, Client, Closed, Frame, place
 from tests.e2e.conftest import NewClient, NewGateway
 from tests.e2e.scripts import Paced
 from tests.fakes.messages_api import MessagesApi
@@ -191,10 +191,14 @@ def unjoined(frames: list[Frame]) -> list[object]:
     return list(told)
 
 
-@pytest.mark.parametrize("seconds", [0.1, pytest.param(1.0, marks=pytest.mark.soak)])
+@pytest.mark.parametrize(
+    ("seconds", "allowed_drops"), [(0.1, 0), pytest.param(1.0, 1, marks=pytest.mark.soak, id="one a second")]
+)
 async def test_a_reader_of_one_frame_at_a_time_slows_nobody_and_gets_the_whole_text_in_fewer_frames(
-    gateway: GatewayProcess, messages_api: MessagesApi, new_client: NewClient, seconds: float
+    gateway: GatewayProcess, messages_api: MessagesApi, new_client: NewClient, seconds: float, allowed_drops: int
 ) -> None:
+    """What a reader has in its buffers for longer than the heartbeat or `TCP_USER_TIMEOUT` allow is taken for dead: at
+    one frame a second and 6 KB a frame it is dropped once, and resumes."""
     interval, pieces, piece = 0.01, EVENTS, "0123456789abcdef" * 400
     messages_api.script = [*start(), Pieces(pieces, interval, piece), *end()]
     phone = new_client(gateway, agent="claude")
@@ -205,10 +209,16 @@ async def test_a_reader_of_one_frame_at_a_time_slows_nobody_and_gets_the_whole_t
     thread_id, turn_id = accepted["thread_id"], accepted["turn_id"]
     await slow.attach(thread_id, accepted["cursor"])
 
-    async def read_slowly() -> None:
+    async def read_slowly() -> int:
+        drops = 0
         while turn_id not in slow.done:
-            await slow.next(within=30)
+            try:
+                await slow.next(within=30)
+            except Closed:
+                drops += 1
+                assert (await slow.resume(thread_id))["recovered"] is True
             await asyncio.sleep(seconds)  # what makes it slow
+        return drops
 
     async with asyncio.timeout(120), asyncio.TaskGroup() as group:
         reading = group.create_task(read_slowly())
@@ -223,5 +233,60 @@ async def test_a_reader_of_one_frame_at_a_time_slows_nobody_and_gets_the_whole_t
     assert slow.texts[turn_id] == phone.texts[turn_id] == piece * pieces
     assert done["truncated"]
     slow_frames = sum(f["type"] == "message" for f in slow.frames)
-    print(f"read by the phone in {len(times)} frames, by the slow reader in {slow_frames}")
+    drops = reading.result()
+    print(f"read by the phone in {len(times)} frames, by the slow reader in {slow_frames}; dropped {drops} times")
+    assert drops <= allowed_drops
     assert slow_frames < pieces // 2
+
+
+MANY = 60_000
+"""More than a log keeps in memory."""
+ALL_OF_THEM = "".join(f"{number} " for number in range(1, MANY + 1))
+
+
+async def test_who_is_far_behind_catches_up_from_the_store_and_goes_over_to_live_without_a_seam(
+    gateway: GatewayProcess, new_client: NewClient
+) -> None:
+    phone = new_client(gateway)
+    await phone.connect()
+    accepted = await phone.message(f"/pieces {MANY} 0\n/approval question\n/echo and live")
+    thread_id, turn_id = accepted["thread_id"], accepted["turn_id"]
+    asked = (await phone.receive(until="approval_request"))[-1]
+    await asyncio.sleep(0.8)  # by then it is durable, the protocol says, and most of it no longer in memory
+    late = [new_client(gateway) for _ in range(3)]
+    for client in late:
+        await client.connect()
+        assert (await client.attach(thread_id, accepted["cursor"]))["recovered"] is True
+    await asyncio.gather(*(client.receive(until="approval_request", within=20) for client in late))
+    await phone.send("approval", approval_id=asked["approval_id"], decision="red")
+    await asyncio.gather(*(client.finish(turn_id) for client in (phone, *late)))
+    whole = f"{ALL_OF_THEM}\n\nYou chose red.\n\nand live"
+    assert all(client.texts[turn_id] == whole for client in (phone, *late))
+
+
+async def test_clients_that_are_cut_off_again_and_again_in_a_torrent_of_text_get_all_of_it(
+    gateway: GatewayProcess, new_client: NewClient
+) -> None:
+    phone = new_client(gateway)
+    await phone.connect()
+    accepted = await phone.message(f"/pieces {MANY} 0")
+    thread_id, turn_id = accepted["thread_id"], accepted["turn_id"]
+
+    async def cut_off_after(frames: int) -> tuple[Client, int]:
+        client, times = new_client(gateway), 0
+        client.cursors[thread_id] = accepted["cursor"]
+        while turn_id not in client.done:
+            assert (await client.resume(thread_id))["recovered"] is True
+            for _ in range(frames):
+                await client.next()
+                if turn_id in client.done:
+                    break
+            await client.abort()
+            times += 1
+        return client, times
+
+    async with asyncio.timeout(60):
+        results = await asyncio.gather(*(cut_off_after(frames) for frames in (2, 3, 5, 20)))
+    print("cut off", [times for _, times in results])
+    assert all(client.texts[turn_id] == ALL_OF_THEM for client, _ in results)
+    assert results[0][1] > 3

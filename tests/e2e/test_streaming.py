@@ -12,7 +12,7 @@ from tests.fakes.messages_api import MessagesApi
 from tests.fakes.messages_script import Pieces, end, start
 from tests.server import GatewayProcess
 
-PIECES = 15
+PIECES = 12
 INTERVAL = 0.2
 MEDIAN_SECONDS, WORST_SECONDS = 0.050, 0.150
 """The promise, for the median; the slack of a busy machine for each single piece."""
