@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: run test test-soak lint types format bench wheel-check clean
+.PHONY: run test test-soak test-streamlit lint types format bench wheel-check clean
 
 run: $(VENV)/.runtime
 	@$(BIN)/agentline serve $(ARGS)
@@ -15,6 +15,10 @@ test: $(VENV)/.dev
 # The full doses of what `test` takes in small ones.
 test-soak: $(VENV)/.dev
 	$(PYTEST) -m soak $(ARGS)
+
+# examples/streamlit_chat.py in Streamlit's own harness. Apart, because Streamlit brings pandas and pyarrow: 30 s, 350 MB.
+test-streamlit: $(VENV)/.streamlit
+	$(PYTEST) tests/agentline/test_streamlit.py $(ARGS)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -48,6 +52,10 @@ $(VENV)/.runtime: pyproject.toml | $(VENV)/bin/python
 $(VENV)/.dev: pyproject.toml | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --editable . --group dev
 	@touch $@ $(VENV)/.runtime
+
+$(VENV)/.streamlit: pyproject.toml | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --editable . --group streamlit
+	@touch $@
 
 clean:
 	rm -rf $(VENV) dist build .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

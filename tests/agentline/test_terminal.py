@@ -141,7 +141,7 @@ async def test_a_decision_on_another_device_ends_the_question(
             snapshot = await anext(follow)
             await line.decide(snapshot.approvals[0].approval_id, "declined")
             await chat.until("decided: declined")
-            await chat.until("You chose declined")
+            await chat.until("The answer was declined")
 
 
 async def test_ctrl_c_stops_the_turn_and_not_the_chat(gateway: GatewayProcess, tmp_path: Path) -> None:
