@@ -22,7 +22,7 @@ from agentline.events import ApprovalRequest, Done, Event, Reset, ShownMessage, 
 from agentline.following import FollowSession
 from agentline.http import perform
 from agentline.records import Agent, Decided, Sent, Thread, ThreadPage, Turn
-from agentline.session import Session, TurnSession, new_message
+from agentline.session import Session, TurnSession, moved, new_message
 
 __all__ = ["WITHIN", "Blocking", "Decide", "WhenBusy"]
 
@@ -139,7 +139,7 @@ class Blocking:
                 try:
                     if open_socket is None:
                         if pause > 0:
-                            step = min(pause, *_given(idle), *_left(ends_at))
+                            step = min([pause, *_given(idle), *_left(ends_at)])
                             time.sleep(step)
                             pause -= step
                             if pause > 0:
@@ -171,7 +171,7 @@ class Blocking:
                     if not session.over:
                         pause = backoff.lost(lost.reason, max(session.pause, lost.at_least))
                         continue
-                if events:
+                if moved(events):
                     backoff.progressed()
                 if session.over:
                     if open_socket is not None:

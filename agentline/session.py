@@ -45,7 +45,7 @@ from agentline.events import (
 )
 from agentline.records import Turn
 
-__all__ = ["Session", "TurnSession", "attach_frame", "checked_ready", "new_message", "refusal"]
+__all__ = ["Session", "TurnSession", "attach_frame", "checked_ready", "moved", "new_message", "refusal"]
 
 PROTOCOL = 1
 ENDED = ("completed", "cancelled", "failed", "interrupted")
@@ -94,6 +94,11 @@ def new_message(
     if attachments:
         message["attachments"] = list(attachments)
     return message
+
+
+def moved(events: list[Event]) -> bool:
+    """Whether these bring the caller on. What every new connection says again does not count."""
+    return any(not isinstance(event, Typing | Snapshot) for event in events)
 
 
 def attach_frame(thread_id: str, cursor: str | None) -> str:

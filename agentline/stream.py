@@ -21,7 +21,7 @@ from agentline.endings import Lost, closed, refused_upgrade
 from agentline.errors import AgentlineError, ContractBroken, TimedOut
 from agentline.events import ApprovalRequest, ApprovalResolved, Event
 from agentline.http import AsyncHttp
-from agentline.session import Session, TurnSession
+from agentline.session import Session, TurnSession, moved
 from agentline.sockets import SERVER_FRAME_BYTES, SILENT
 
 __all__ = ["Decide", "Follow", "Stream", "TurnStream"]
@@ -238,7 +238,7 @@ class Stream(Generic[AnySession]):
                 await asyncio.wait((receiving,))
 
     def _take(self, events: list[Event]) -> None:
-        if events:
+        if moved(events):
             self._backoff.progressed()
         for event in events:
             self._events.append(event)

@@ -105,6 +105,17 @@ def test_calls_work_without_asyncio(line: Agentline) -> None:
 # --- what is left behind -------------------------------------------------------------------------------------
 
 
+def test_a_generator_that_is_kept_is_seen_to_hold_a_socket(line: Agentline) -> None:
+    """Else the tests below would show nothing."""
+    before = held()
+    generator = line.stream_text("demo", "/pieces 5 0.01")
+    next(generator)
+    assert len(held().sockets - before.sockets) == 1
+    assert held().threads == before.threads
+    generator.close()
+    assert held() == before
+
+
 def test_a_whole_turn_leaves_no_thread_no_loop_and_no_socket(line: Agentline) -> None:
     before = held()
     for _ in range(5):

@@ -19,6 +19,7 @@ from agentline import (
     Reset,
     Text,
     TimedOut,
+    ToolCall,
     Typing,
     UserMessage,
     session,
@@ -210,6 +211,69 @@ async def test_a_gateway_that_takes_connections_and_drops_them_is_given_up_too(
         with pytest.raises(Disconnected):
             await read(line_to(proxy.url, deadlines), "demo", "Hi", lambda event: None)
     assert proxy.connections < 20, "it waits longer from time to time"
+
+
+@both
+async def test_a_gateway_that_drops_each_connection_before_anything_new_is_given_up_too(
+    gateway: GatewayProcess, read: Read
+) -> None:
+    """That the agent is at work is said on each connection: it is no progress."""
+    deadlines = dataclasses.replace(QUICK, give_up=0.5, first_delay=0.05)
+    async with Proxy(gateway.url, lambda seen: Act.CUT_AFTER if seen.type == "typing" else Act.PASS) as proxy:
+        with pytest.raises(Disconnected):
+            await read(line_to(proxy.url, deadlines), "demo", "/hang", lambda event: None)
+    assert 2 <= proxy.connections < 20
+
+
+async def follow_async(line: Agentline, thread_id: str, cursor: str) -> list[Event]:
+    events: list[Event] = []
+    async with line, asyncio.timeout(30):
+        async for event in line.follow(thread_id, cursor, agent="demo"):
+            events.append(event)
+            if isinstance(event, Done) and event.content == "the end":
+                break
+    return events
+
+
+async def follow_blocking(line: Agentline, thread_id: str, cursor: str) -> list[Event]:
+    def follow() -> list[Event]:
+        events: list[Event] = []
+        for event in line.blocking.follow(thread_id, cursor, agent="demo"):
+            events.append(event)
+            if isinstance(event, Done) and event.content == "the end":
+                break
+        return events
+
+    return await asyncio.to_thread(follow)
+
+
+@pytest.mark.parametrize("follow", [follow_async, follow_blocking])
+async def test_a_thread_is_followed_over_connections_cut_after_every_frame(
+    gateway: GatewayProcess, follow: Callable[..., Any]
+) -> None:
+    thread_id = f"cut-{follow.__name__}"
+    async with line_to(gateway.url) as line:
+        turns = [
+            [event async for event in line.stream("demo", content, thread_id=thread_id)]
+            for content in ("/tool\n/reasoning hm\n/items 5", "/reset\n/unicode", "/echo the end")
+        ]
+        first = turns[0][0]
+        assert isinstance(first, Accepted)
+        async with Proxy(gateway.url, lambda seen: Act.CUT_AFTER if seen.type in LOGGED else Act.PASS) as proxy:
+            events = await follow(line_to(proxy.url), thread_id, first.cursor)
+        assert proxy.connections > 20
+    ends = [event for event in events if isinstance(event, Done)]
+    assert ends == [turn[-1] for turn in turns]
+    for end in ends:
+        text = ""
+        for event in events:
+            if isinstance(event, Text) and event.turn_id == end.turn_id:
+                text += event.content
+            elif isinstance(event, Reset) and event.turn_id == end.turn_id:
+                text = event.content
+        assert text == end.content
+    tools = [event for event in events if isinstance(event, ToolCall)]
+    assert len(tools) == 1, "each event once"
 
 
 @both
