@@ -13,7 +13,7 @@ from agentline.address import Address
 from agentline.calls import Call
 from agentline.deadlines import Backoff, Deadlines
 from agentline.endings import Lost
-from agentline.errors import Disconnected, Refused
+from agentline.errors import ContractBroken, Disconnected, Refused
 
 __all__ = ["AsyncHttp", "perform"]
 
@@ -99,8 +99,10 @@ def _answer(call: Call[Answer], response: httpx2.Response) -> Answer:
 
 
 def _lost(call: Call[Any], error: Exception) -> Lost:
-    """Raises `Disconnected` where another try could do the same thing twice."""
+    """Raises `Disconnected` where another try could do the same thing twice, `ContractBroken` where none can help."""
     reason = str(error) or type(error).__name__
+    if "CERTIFICATE_VERIFY_FAILED" in reason:
+        raise ContractBroken(f"the gateway's certificate: {reason}") from None
     if call.idempotent or isinstance(error, httpx2.ConnectError | httpx2.ConnectTimeout):
         return Lost(reason)
     raise Disconnected(0.0, f"whether {call.method} {call.path} was done is not known: {reason}") from None
