@@ -306,7 +306,7 @@ async def test_a_gateway_killed_in_mid_turn_and_started_again_gives_a_snapshot_a
         await gateway.restart()
 
     def on_event(event: Event) -> None:
-        if isinstance(event, Text) and event.content.startswith("5 ") and not killing:
+        if isinstance(event, Text) and event.content.startswith("15") and not killing:
             killing.append(asyncio.create_task(kill_and_restart()))
 
     events = await read(line_to(gateway.url), "demo", "/pieces 200 0.05", on_event)
