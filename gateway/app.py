@@ -11,10 +11,11 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route, WebSocketRoute
+from starlette.types import Receive, Scope, Send
 
 from gateway.endpoints import devices, health, rest
 from gateway.endpoints.answers import failure, refused
-from gateway.endpoints.websocket import agent_socket
+from gateway.endpoints.websocket import AgentSocket
 from gateway.errors import GatewayError
 from gateway.services import Services, open_services
 from gateway.settings import Settings
@@ -26,6 +27,17 @@ HTTP_CODES = {404: "not_found", 405: "method_not_allowed"}
 _log = structlog.get_logger(__name__)
 
 
+class Gateway(Starlette):
+    """Starlette, but sockets go straight to their route: no middleware has anything to do for them."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "websocket":
+            scope["app"] = self
+            await self.router(scope, receive, send)
+        else:
+            await super().__call__(scope, receive, send)
+
+
 def create_app(settings: Settings) -> Starlette:
     """A gateway as an ASGI application; `app.state.drain` is its orderly end, to be awaited before its shutdown."""
 
@@ -35,9 +47,9 @@ def create_app(settings: Settings) -> Starlette:
             app.state.services = services
             yield
 
-    app = Starlette(
+    app = Gateway(
         routes=[
-            WebSocketRoute("/api/{agent}/ws", agent_socket),
+            WebSocketRoute("/api/{agent}/ws", AgentSocket()),
             Route("/api/health", health.health),
             Route("/health", health.health),
             Route("/api/health/live", health.live),

@@ -8,7 +8,6 @@ thread for its list screen.
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from typing import TYPE_CHECKING
 
 from gateway.clock import timestamp
@@ -63,10 +62,11 @@ class Connection:
         self._logs = logs
         self._join_chars = frame_bytes // 8
         """A character takes at most 6 bytes in JSON; the rest is room for the other fields."""
-        self._replies: deque[str] = deque()
+        # Short lists: an empty deque takes 600 bytes more, in every idle socket.
+        self._replies: list[str] = []
         self._notices: dict[tuple[str, str], str] = {}
         self._follows: dict[str, Follow] = {}
-        self._ready: deque[Follow] = deque()
+        self._ready: list[Follow] = []
         self._news: asyncio.Future[None] | None = None
         self._room: asyncio.Future[None] | None = None
 
@@ -118,7 +118,7 @@ class Connection:
     def next_frame(self) -> str | None:
         """The frame to send now, encoded; None if there is none, or `behind` must be loaded first."""
         if self._replies:
-            frame = self._replies.popleft()
+            frame = self._replies.pop(0)
             if self._room is not None and not self._room.done():
                 self._room.set_result(None)
             return frame
@@ -130,12 +130,12 @@ class Connection:
             taken = follow.take()
             if taken is not None:
                 if len(ready) > 1:
-                    ready.rotate(-1)
+                    ready.append(ready.pop(0))
                 return taken
             if follow.behind:
                 return None
             follow.ready = False
-            ready.popleft()
+            ready.pop(0)
         return None
 
     @property

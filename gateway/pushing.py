@@ -29,6 +29,7 @@ from notifications.records import BODY_PREFIX, Delivery, Device, Outcome, Platfo
 from notifications.verdict import Transport, Verdict
 from notifications.webpush import WebPush, WebPushSettings
 
+NOT_CONFIGURED = "transport_not_configured"
 DRAIN_SECONDS = 15.0
 """How long pushes that are under way at the end may take."""
 
@@ -43,8 +44,11 @@ class Unconfigured:
     def channel(self, device: Device) -> str:
         return "unconfigured"
 
+    def refusal(self, device: Device) -> str:
+        return NOT_CONFIGURED
+
     async def send(self, device: Device, push: Push, *, delivery_id: str, expires_at: int) -> Verdict:
-        return Verdict("refused", "transport_not_configured")
+        return Verdict("refused", NOT_CONFIGURED)
 
 
 class Pushing:
@@ -164,6 +168,10 @@ class Pushing:
             attempts=0,
         )
         return await self._outbox.test(delivery)
+
+    def refusal(self, device: Device) -> str:
+        """Why this device could never be sent anything, in a word, or nothing."""
+        return self._outbox.refusal(device)
 
     def wake(self) -> None:
         """Rows were written."""

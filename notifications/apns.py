@@ -116,6 +116,13 @@ class Apns:
         host = self._hosts[device.environment]
         return f"{host.name}:{host.port}"
 
+    def refusal(self, device: Device) -> str:
+        if not _TOKEN.fullmatch(device.token):
+            return "BadDeviceToken"
+        if not _TOPIC.fullmatch(device.app_id or self._settings.topic):
+            return "BadTopic"
+        return ""
+
     async def __aenter__(self) -> Apns:
         return self
 
@@ -128,10 +135,9 @@ class Apns:
                 host.connection = None
 
     async def send(self, device: Device, push: Push, *, delivery_id: str, expires_at: int) -> Verdict:
-        if not _TOKEN.fullmatch(device.token):
-            return Verdict("refused", "BadDeviceToken")
-        if not _TOPIC.fullmatch(device.app_id or self._settings.topic):
-            return Verdict("refused", "BadTopic")
+        reason = self.refusal(device)
+        if reason:
+            return Verdict("refused", reason)
         try:
             body = payload.apns(push)
         except payload.PayloadTooLarge:

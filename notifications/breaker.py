@@ -18,18 +18,20 @@ def backoff(attempt: int, rng: random.Random, *, first: float = 1.0, most: float
 class Breaker:
     """Of one channel. Opens after some failures in a row; then one attempt at a time probes it.
 
+    What fails together counts once: a connection that breaks with 250 pushes on it is one failure, not 250.
     Times are of one monotonic clock, in seconds.
     """
 
     rng: random.Random
-    threshold: int = 5
+    threshold: int = 3
     most: float = 60.0
     failures: int = 0
     """In a row."""
     opened: int = 0
     """Times it opened since the last success."""
     open_until: float = 0.0
-    opened_at: float = float("-inf")
+    failed_at: float = float("-inf")
+    """When the last failure that counts was heard of."""
     probing: bool = False
 
     def admit(self, now: float) -> float:
@@ -55,19 +57,19 @@ class Breaker:
         self.probing = False
 
     def failed(self, now: float, began: float, retry_after: float | None = None) -> None:
-        """An attempt that began at `began` failed. Those that began before it opened say nothing new."""
-        self.failures += 1
-        if began <= self.opened_at:
+        """An attempt that began at `began` failed. One that began before the last failure says nothing new."""
+        if began <= self.failed_at:
             return
+        self.failed_at = now
+        self.failures += 1
         if self.opened or self.failures >= self.threshold:
             self.opened += 1
-            self.opened_at = now
             self.open_until = now + max(backoff(self.opened, self.rng, most=self.most), retry_after or 0.0)
             self.probing = False
 
     def pause(self, now: float, seconds: float) -> None:
         """Nothing may begin for so long, whatever the failures."""
         self.opened = max(self.opened, 1)
-        self.opened_at = now
+        self.failed_at = now
         self.open_until = max(self.open_until, now + seconds)
         self.probing = False

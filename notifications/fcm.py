@@ -70,6 +70,10 @@ class Fcm:
     def channel(self, device: Device) -> str:
         return "fcm"
 
+    def refusal(self, device: Device) -> str:
+        token = device.token
+        return "" if 0 < len(token) <= 4096 and token.isascii() and token.isprintable() else "INVALID_ARGUMENT"
+
     async def __aenter__(self) -> Fcm:
         await self._http.__aenter__()
         return self
@@ -80,8 +84,9 @@ class Fcm:
         await self._http.__aexit__(kind, error, trace)
 
     async def send(self, device: Device, push: Push, *, delivery_id: str, expires_at: int) -> Verdict:
-        if not device.token or len(device.token) > 4096:
-            return Verdict("refused", "INVALID_ARGUMENT")
+        reason = self.refusal(device)
+        if reason:
+            return Verdict("refused", reason)
         try:
             data = payload.fcm_data(push)
         except payload.PayloadTooLarge:
@@ -92,10 +97,7 @@ class Fcm:
             "data": data,
             "android": {"priority": "NORMAL" if push.kind == "seen" else "HIGH", "ttl": f"{ttl}s"},
         }
-        try:
-            body = msgspec.json.encode({"message": message})
-        except UnicodeEncodeError:
-            return Verdict("refused", "INVALID_ARGUMENT")
+        body = msgspec.json.encode({"message": message})
         deadline = asyncio.get_running_loop().time() + self._settings.attempt_seconds
         verdict, token = await self._post(body, deadline)
         if verdict.reason == "UNAUTHENTICATED" and token:

@@ -5,10 +5,6 @@ refused, above GOAWAY's last id, body not complete); or with `Unanswered` when i
 
 No task and no lock: bytes come in through an `asyncio.Protocol`, requests wait in one queue that `_pump`
 empties as far as stream limit, flow control windows and the socket's buffer allow.
-
-`h2` takes a GOAWAY for the end (its state machine refuses all frames after it), though RFC 9113 section 6.8
-lets the streams up to the last id finish: a server that says goodbye gracefully would cost every answer
-under way. So GOAWAY frames are taken out of the byte stream before `h2` sees them.
 """
 
 from __future__ import annotations
@@ -17,7 +13,7 @@ import asyncio
 import logging
 import ssl
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import cast
 
@@ -27,7 +23,6 @@ from h2.errors import ErrorCodes
 from h2.events import (
     DataReceived,
     Event,
-    PingAckReceived,
     RemoteSettingsChanged,
     ResponseReceived,
     StreamEnded,
@@ -37,6 +32,8 @@ from h2.exceptions import H2Error
 from h2.settings import SettingCodes, Settings
 
 from notifications.errors import ConnectionFailed, NotSent, Unanswered
+from notifications.frames import Frames, goaway_last_stream
+from notifications.liveness import Liveness
 
 __all__ = ["Connection", "Limits", "Response"]
 
@@ -44,10 +41,6 @@ __all__ = ["Connection", "Limits", "Response"]
 logging.getLogger("hpack").setLevel(logging.WARNING)
 
 Headers = Sequence[tuple[str, str]]
-
-_GOAWAY = 0x7
-_FRAME_HEADER = 9
-_NEVER_ABOVE = 2**31 - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +96,7 @@ class Connection(asyncio.Protocol):
         )
         self._h2 = H2Connection(config)
         self._h2.local_settings = Settings(client=True, initial_values={SettingCodes.ENABLE_PUSH: 0})
-        self._input = bytearray()
+        self._frames = Frames(self._h2.max_inbound_frame_size)
         self._transport: asyncio.Transport | None = None
         self._ready: asyncio.Future[None] = self._loop.create_future()
         self._closed: asyncio.Future[None] = self._loop.create_future()
@@ -115,11 +108,14 @@ class Connection(asyncio.Protocol):
         self._pump_due = False
         self._ending: str | None = None
         """Why no new request is taken."""
-        self._heard = self._loop.time()
-        self._pinged: float | None = None
-        self._watch: asyncio.TimerHandle | None = None
-        self._busy = False
-        """Whether the watch counts the silence of an answer that is due."""
+        self._liveness = Liveness(
+            probe_after=limits.probe_after,
+            probe_wait=limits.probe_wait,
+            keepalive=limits.keepalive,
+            due=lambda: self.pending > 0,
+            ping=self._ping,
+            dead=lambda: self._fail("no_sign_of_life"),
+        )
 
     @classmethod
     async def open(cls, host: str, port: int, context: ssl.SSLContext, limits: Limits | None = None) -> Connection:
@@ -154,6 +150,8 @@ class Connection(asyncio.Protocol):
             if connection is not None:
                 connection.abort()
             raise
+        if connection._ending is not None:
+            raise ConnectionFailed(connection._ending)
         return connection
 
     @property
@@ -178,10 +176,9 @@ class Connection(asyncio.Protocol):
             raise NotSent(self._ending)
         request = _Request(headers, memoryview(body), self._loop.create_future())
         if not self.pending:
-            self._heard = self._loop.time()  # silence counts only while an answer is due
+            self._liveness.expect()
         self._queue.append(request)
         self._pump_soon()
-        self._watch_closely()
         try:
             async with asyncio.timeout(within):
                 return await request.future
@@ -219,13 +216,12 @@ class Connection(asyncio.Protocol):
         self._flush()
 
     def data_received(self, data: bytes) -> None:
-        self._heard = self._loop.time()
-        self._pinged = None
-        self._input += data
+        self._liveness.heard()
         try:
-            for frame in self._frames():
-                if frame[3] == _GOAWAY:
-                    self._on_goaway(frame)
+            for frame in self._frames.feed(data):
+                last = goaway_last_stream(frame)
+                if last is not None:
+                    self._on_goaway(last)
                     continue
                 for event in self._h2.receive_data(frame):
                     self._on_event(event)
@@ -254,19 +250,6 @@ class Connection(asyncio.Protocol):
         self._pump()
 
     # Incoming.
-
-    def _frames(self) -> Iterator[bytes]:
-        """Whole frames of the input, header included. An oversized one is for `h2` to refuse."""
-        while len(self._input) >= _FRAME_HEADER:
-            length = int.from_bytes(self._input[:3])
-            if length > self._h2.max_inbound_frame_size:
-                yield bytes(self._input)
-                return
-            if len(self._input) < _FRAME_HEADER + length:
-                return
-            frame = bytes(self._input[: _FRAME_HEADER + length])
-            del self._input[: _FRAME_HEADER + length]
-            yield frame
 
     def _on_event(self, event: Event) -> None:
         match event:
@@ -298,16 +281,11 @@ class Connection(asyncio.Protocol):
             case RemoteSettingsChanged():
                 if not self._ready.done():
                     self._ready.set_result(None)
-            case PingAckReceived():
-                self._pinged = None
             case _:
                 pass
 
-    def _on_goaway(self, frame: bytes) -> None:
+    def _on_goaway(self, last: int) -> None:
         """RFC 9113 section 6.8: streams above the last id were not processed; the others may still be answered."""
-        if len(frame) < _FRAME_HEADER + 8:
-            raise H2Error
-        last = int.from_bytes(frame[9:13]) & _NEVER_ABOVE
         self._ending = "goaway"
         self._fail_queue(NotSent("goaway"))
         for stream in [stream for stream in self._streams if stream > last]:
@@ -388,36 +366,13 @@ class Connection(asyncio.Protocol):
 
     # Endings.
 
-    def _watch_closely(self) -> None:
-        if self._watch is None or not self._busy:
-            self._busy = True
-            self._watch_in(self._limits.probe_after / 2)
-
-    def _watch_in(self, seconds: float) -> None:
-        if self._watch is not None:
-            self._watch.cancel()
-        self._watch = self._loop.call_later(seconds, self._look)
-
-    def _look(self) -> None:
-        """Ask a silent peer whether it is there; a black hole swallows everything and never says so."""
-        now = self._loop.time()
-        if self._pinged is not None and now - self._pinged >= self._limits.probe_wait:
-            self._fail("no_sign_of_life")
-            return
-        self._busy = self.pending > 0
-        quiet = self._limits.probe_after if self._busy else self._limits.keepalive
-        if self._pinged is None and now - self._heard >= quiet:
-            try:
-                self._h2.ping(b"agntline")
-            except H2Error:
-                self._fail("protocol_error")
-                return
-            self._pinged = now
-            self._flush()
-        if self._pinged is not None:
-            self._watch_in(self._pinged + self._limits.probe_wait - now)
+    def _ping(self) -> None:
+        try:
+            self._h2.ping(b"agntline")
+        except H2Error:
+            self._fail("protocol_error")
         else:
-            self._watch_in(self._heard + quiet - now)
+            self._flush()
 
     def _finish_if_drained(self) -> None:
         """After GOAWAY the last answer ends the connection."""
@@ -432,9 +387,7 @@ class Connection(asyncio.Protocol):
     def _lost(self, reason: str) -> None:
         if self._ending is None or self._ending == "goaway":
             self._ending = reason
-        if self._watch is not None:
-            self._watch.cancel()
-            self._watch = None
+        self._liveness.stop()
         self._not_ready(reason)
         self._fail_queue(NotSent(reason))
         streams, self._streams = self._streams, {}

@@ -57,6 +57,9 @@ class Ntfy:
     def channel(self, device: Device) -> str:
         return "ntfy"
 
+    def refusal(self, device: Device) -> str:
+        return "" if _TOPIC.fullmatch(device.token) else "invalid_topic"
+
     async def __aenter__(self) -> Ntfy:
         await self._http.__aenter__()
         return self
@@ -70,8 +73,9 @@ class Ntfy:
         """A `seen` push has nothing to do here: ntfy keeps no badge, and a message would ring the phone."""
         if push.kind == "seen":
             return Verdict("sent")
-        if not _TOPIC.fullmatch(device.token):
-            return Verdict("refused", "invalid_topic")
+        reason = self.refusal(device)
+        if reason:
+            return Verdict("refused", reason)
         try:
             body = payload.ntfy(push, device.token)
         except payload.PayloadTooLarge:

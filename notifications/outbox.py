@@ -137,6 +137,11 @@ class Outbox:
             for lane in self._lanes.values():
                 group.create_task(self._work(lane), name=f"outbox {lane.platform}")
 
+    def refusal(self, device: Device) -> str:
+        """Why this device could never be sent anything, in a word, or nothing: for a registration's answer."""
+        lane = self._lanes.get(device.platform)
+        return lane.transport.refusal(device) if lane is not None else "transport_not_configured"
+
     async def test(self, delivery: Delivery) -> tuple[Outcome, str]:
         """Make one attempt now, outside the queue, and say how it ended, with a reason for an app developer.
 

@@ -7,13 +7,24 @@ the wait; a client that never says so is always notified.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import TypeAlias
 
 from notifications.records import Device, Kind, Outcome, Policy
 
-__all__ = ["GRACE_MS", "Decision", "Planned", "Send", "Suppress", "Wait", "decide", "effective", "plan"]
+__all__ = [
+    "GRACE_MS",
+    "Decision",
+    "Planned",
+    "Send",
+    "Suppress",
+    "Wait",
+    "decide",
+    "effective",
+    "plan",
+    "withdraw_from",
+]
 
 GRACE_MS = 3000
 
@@ -73,6 +84,20 @@ class Planned:
     policy: Policy
     due_at: int
     outcome: Outcome | None
+
+
+def withdraw_from(devices: Iterable[Device], *, seen_on: str | None, sent_to: Collection[str]) -> list[Device]:
+    """The devices that get a `seen` push after somebody read an answer: those that were `sent_to` (device ids).
+
+    Not the device that it was read on, which knows; not ntfy, where it would ring; and not browsers, which
+    punish a push that shows nothing (Safari takes the permission away after three): an open page hears of it
+    through its socket.
+    """
+    return [
+        device
+        for device in devices
+        if device.device_id in sent_to and device.device_id != seen_on and device.platform in ("ios", "android")
+    ]
 
 
 def plan(devices: Iterable[Device], server: Policy, kind: Kind, *, now: int, grace: int = GRACE_MS) -> list[Planned]:

@@ -46,6 +46,12 @@ class Transport(Protocol):
     def channel(self, device: Device) -> str:
         """What fails together: an APNs host, the origin of a Web Push endpoint. Each has its own breaker."""
 
+    def refusal(self, device: Device) -> str:
+        """Why nothing could ever be sent to this device: a word for its `failed` outcome, or nothing.
+
+        It judges the form only. For the moment when an app hands in a token.
+        """
+
     async def send(self, device: Device, push: Push, *, delivery_id: str, expires_at: int) -> Verdict:
         """Make one attempt, which may resend at once what was surely not sent; comes back within 15 s.
 

@@ -33,6 +33,7 @@ _TOKEN_SECONDS = 12 * 3600
 """RFC 8292 section 2 allows at most 24 hours."""
 _MOST_TTL = 28 * 86_400
 _TOKENS = 1000
+_INVALID = "invalid"
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +115,10 @@ class WebPush:
         try:
             return Subscription.parse(device.token, allow_http=self._settings.allow_http).origin
         except ValueError:
-            return "invalid"
+            return _INVALID
+
+    def refusal(self, device: Device) -> str:
+        return "invalid_subscription" if self.channel(device) == _INVALID else ""
 
     async def __aenter__(self) -> WebPush:
         await self._http.__aenter__()

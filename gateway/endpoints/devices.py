@@ -14,6 +14,7 @@ from gateway.endpoints.answers import answer
 from gateway.endpoints.bearer import identity_of
 from gateway.endpoints.rest import body_of
 from gateway.errors import BadFrame, NotFound
+from gateway.pushing import NOT_CONFIGURED
 from gateway.services import Services
 from notifications.records import Device
 
@@ -50,8 +51,11 @@ async def put_device(request: Request) -> Response:
         app_id=body.app_id,
         notify=body.notify,
     )
+    refusal = services.pushing.refusal(device)
+    if refusal not in ("", NOT_CONFIGURED):
+        raise BadFrame(f"token: nothing can be sent there ({refusal})", field="token")
     await services.store.put_device(device)
-    return answer(_shown(device))
+    return answer(_shown(device) | {"deliverable": not refusal})
 
 
 async def devices(request: Request) -> Response:

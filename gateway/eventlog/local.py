@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 
 import msgspec
 import structlog
@@ -13,7 +13,7 @@ from gateway.clock import now
 from gateway.errors import StoreUnavailable
 from gateway.eventlog.log import ThreadLog
 from gateway.eventlog.position import Position
-from gateway.protocol import Done, Event
+from gateway.protocol import Event
 from gateway.store.base import Store
 from gateway.store.records import Approval, Checkpoint, Segment
 
@@ -162,11 +162,9 @@ class LocalEventLog:
                 return approval
         return None
 
-    def pending(self, log: ThreadLog, last: Done | None = None) -> Checkpoint:
-        """All of `log` that is not durable, with `last` as one more event. The caller holds `log.flushing`."""
-        events = log.events[log.durable - log.base :]
-        if last is not None:
-            events = [*events, last]
+    def pending(self, log: ThreadLog, further: Sequence[Event] = ()) -> Checkpoint:
+        """All of `log` that is not durable, and `further` events. The caller holds `log.flushing`."""
+        events = [*log.events[log.durable - log.base :], *further]
         first = log.durable + 1
         segment = Segment(first=first, last=log.durable + len(events), events=encode_events(events)) if events else None
         return Checkpoint(

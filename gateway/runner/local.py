@@ -12,6 +12,7 @@ import itertools
 from collections.abc import Coroutine
 from typing import Any
 
+import msgspec
 import structlog
 
 from gateway.agents import Agents
@@ -20,7 +21,9 @@ from gateway.clock import now
 from gateway.deadlines import CLOSING_SECONDS
 from gateway.errors import StoreUnavailable
 from gateway.eventlog.local import LocalEventLog, decode_events
+from gateway.eventlog.position import Position
 from gateway.notices import Notices
+from gateway.protocol import Event
 from gateway.pushing import Pushing
 from gateway.runner.running import RunningTurn
 from gateway.runner.stream import ProviderStreams
@@ -113,10 +116,11 @@ class LocalRunner:
         try:
             if before is not None:
                 await before.ended.wait()
-            log.running = running
-            log.turns_started += 1
-            running.log_user_message(running.turn)
-            self._logs.touch(log)
+            async with log.flushing:  # nothing that is made durable before it is shown is on its way
+                log.running = running
+                log.turns_started += 1
+                running.log_user_message(running.turn)
+                self._logs.touch(log)
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._notices.changed(log.user_id, log.thread_id))
                 error = await self._streams.run(running)
@@ -146,7 +150,7 @@ class LocalRunner:
         for attempt in itertools.count(1):
             async with log.flushing:
                 done = running.done(status, failure)
-                checkpoint = self._logs.pending(log, done)
+                checkpoint = self._logs.pending(log, [done])
                 outcome = Outcome(
                     turn_id=running.turn_id,
                     status=status,
@@ -208,13 +212,23 @@ class LocalRunner:
 
     async def show_cancelled(self, thread_key: int, turns: list[Turn]) -> None:
         """Log the message and the end of turns that were cancelled before they started."""
-        async with self._logs.held(thread_key) as log, log.flushing:  # no other turn's `done` is on its way
+        async with self._logs.held(thread_key) as log, log.flushing:  # no other turn starts or ends meanwhile
+            events: list[Event] = []
             for turn in turns:
                 never_run = RunningTurn(turn, log, self._agents.of(turn.agent), self._frame_bytes)
-                never_run.log_user_message(turn)
-                log.append(never_run.done("cancelled", None))
+                for event in (never_run.user_message(turn), never_run.done("cancelled", None)):
+                    cursor = Position(log.epoch, log.head + len(events) + 1).cursor
+                    events.append(msgspec.structs.replace(event, cursor=cursor))
                 _log.info("turn_done", turn_id=turn.turn_id, agent=turn.agent, status="cancelled", pieces=0)
-            self._logs.touch(log)
+            if log.running is None:
+                # Nothing would bump the epoch after a crash: these must be durable before they are shown.
+                checkpoint = self._logs.pending(log, events)
+                await self._store.checkpoint([checkpoint])
+                log.append_all(events)
+                self._logs.settled(log, checkpoint)
+            else:
+                log.append_all(events)
+                self._logs.touch(log)
         await self._notices.changed(log.user_id, log.thread_id)
 
     async def recover(self) -> None:

@@ -97,13 +97,21 @@ class RunningTurn:
 
     def log_user_message(self, turn: Turn) -> None:
         """Show the message of `turn`: this turn's own, or as it stands in a message handed to it."""
-        self.answer.log(
-            protocol.UserMessage,
+        self.log.append(self.user_message(turn))
+
+    def user_message(self, turn: Turn) -> protocol.UserMessage:
+        """The event that shows the message of `turn`, as it would be appended now."""
+        message = protocol.UserMessage(
+            timestamp=timestamp(),
+            thread_id=self.log.thread_id,
+            turn_id=self.turn_id,
+            cursor=self.log.next_cursor(),
             message_id=turn.message_id,
             id=turn.client_id,
             content=turn.content,
             attachments=tuple(turn.attachments),
         )
+        return protocol.fitted(message, self._frame_bytes)
 
     def done(self, status: Ending, failure: Failure | None) -> protocol.Done:
         """The turn's last event, as it would be appended now."""

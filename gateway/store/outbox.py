@@ -12,7 +12,7 @@ from gateway.store.devices import DEVICE, device_of, of_user
 from gateway.store.records import PushOutcome, PushPlan, Thread
 from gateway.store.rows import IS_ANSWER
 from gateway.store.tables import approvals, devices, messages, outbox, push_outcomes, threads
-from notifications.policy import plan
+from notifications.policy import plan, withdraw_from
 from notifications.records import Delivery, Outcome, Platform, Policy, Push
 
 PLACE = ("user_id", "device_id", "platform", "thread_key", "position")
@@ -153,7 +153,7 @@ def outcomes(connection: Connection, turn_id: str) -> list[PushOutcome]:
 def withdraw(connection: Connection, thread: Thread, before: int, upto: int, but: str | None, at: int) -> None:
     """Silently take back what the thread's user has now seen: answers behind `before` up to `upto`.
 
-    Every device that showed one is told, except `but`, on which it was seen.
+    `but` is the device on which it was seen.
     """
     shown = connection.execute(
         select(push_outcomes)
@@ -167,9 +167,14 @@ def withdraw(connection: Connection, thread: Thread, before: int, upto: int, but
         .order_by(push_outcomes.c.key.desc())
         .limit(WITHDRAWN_AT_ONCE)
     ).all()
-    badge = unread(connection, thread.user_id) if shown else 0
+    if not shown:
+        return
+    badge = unread(connection, thread.user_id)
+    sent_to = {row.device_id for row in shown}
+    told = withdraw_from(of_user(connection, thread.user_id), sent_to=sent_to, seen_on=but)
+    ids = {device.device_id for device in told}
     for row in shown:
-        if row.device_id != but:
+        if row.device_id in ids:
             push = Push(
                 kind="seen",
                 title="",

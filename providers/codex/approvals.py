@@ -19,7 +19,7 @@ __all__ = ["ANSWERED", "APPROVED_ALWAYS", "APPROVED_FOR_SESSION", "QUESTIONS", "
 JSON: TypeAlias = dict[str, Any]
 Approve: TypeAlias = Callable[[ApprovalRequest], Awaitable[Decision]]
 
-APPROVED_FOR_SESSION = Option("approved_for_session", "Allow for this session")
+APPROVED_FOR_SESSION = Option("approved_for_session", "Allow and do not ask again for now")
 APPROVED_ALWAYS = "approved_always"
 ANSWERED = Option("approved", "Answer")
 """The option that goes with an answer in a person's own words."""

@@ -25,6 +25,8 @@ LINE_BYTES = 64 * 2**20
 """The longest line that the server may send; a session's whole history comes in one."""
 INBOX_MESSAGES = 20_000
 """How far a turn may fall behind the server before it fails."""
+BURST = 50
+"""After how many messages in a row, all there already, the event loop gets its turn."""
 OVERLOADED = -32001
 METHOD_NOT_FOUND = -32601
 
@@ -73,6 +75,11 @@ class Inbox:
         self.thread_id = thread_id
         self._waiting: deque[Incoming | Exception] = deque()
         self._some = asyncio.Event()
+        self._taken = 0
+
+    def __bool__(self) -> bool:
+        """Whether `get` need not wait."""
+        return bool(self._waiting)
 
     def put(self, item: Incoming | Exception) -> bool:
         """False if there is no room; an exception always finds some, and is raised in its turn."""
@@ -88,6 +95,9 @@ class Inbox:
             Disconnected: the process is gone.
             Overflow: messages were lost, because nobody took them.
         """
+        self._taken += 1
+        if self._waiting and self._taken % BURST == 0:
+            await asyncio.sleep(0)
         while not self._waiting:
             self._some.clear()
             await self._some.wait()
@@ -106,7 +116,10 @@ class Client:
         self._numbers = itertools.count(1)
         self._pending: dict[int, tuple[str, asyncio.Future[Any]]] = {}
         self._inboxes: dict[str, Inbox] = {}
-        self._parents: dict[str, str] = {}
+        self._roots: dict[str, str] = {}
+        """Turn id → thread id of the turns that are followed."""
+        self._children: dict[str, tuple[str, str | None]] = {}
+        """A sub-agent's thread id → the thread that is followed for it, and its running turn."""
         self.closed = False
         self.over = asyncio.Event()
         """Retired, and nobody follows a thread any more."""
@@ -123,7 +136,8 @@ class Client:
             yield inbox
         finally:
             del self._inboxes[thread_id]
-            self._parents = {child: parent for child, parent in self._parents.items() if parent != thread_id}
+            self._roots = {turn: root for turn, root in self._roots.items() if root != thread_id}
+            self._children = {child: known for child, known in self._children.items() if known[0] != thread_id}
             self._note_over()
 
     def retire(self) -> None:
@@ -193,12 +207,16 @@ class Client:
 
     async def run(self) -> None:
         """Read until the pipe ends; then everybody who waits gets `Disconnected`."""
+        lines = 0
         try:
             while line := await self._reader.readline():
                 try:
                     self._take(msgspec.json.decode(line, type=_Line))
                 except msgspec.MsgspecError:
                     log.warning("codex: a line of %d bytes is not a message", len(line))
+                lines += 1
+                if lines % BURST == 0:
+                    await asyncio.sleep(0)
         except ValueError:
             log.error("codex: a line is longer than %d bytes", LINE_BYTES)
         except ConnectionError:
@@ -225,8 +243,8 @@ class Client:
                 answer.set_result(line.result)
             return
         incoming = Incoming(line.method, line.params or {}, line.id)
-        if line.method == "thread/started":
-            self._note_parent(incoming.params.get("thread") or {})
+        if line.method in ("turn/started", "turn/completed"):
+            self._note_turn(line.method, incoming.params)
         inbox = self._inbox(incoming.params.get("threadId"))
         if inbox is None:
             if incoming.id is not None:
@@ -236,12 +254,26 @@ class Client:
                 self.refuse(incoming.id)
             inbox.put(Overflow())
 
-    def _note_parent(self, thread: JSON) -> None:
-        """A sub-agent works in a thread of its own; what it asks goes to the turn that began it."""
-        parent = thread.get("parentThreadId")
-        root = self._parents.get(parent, parent) if parent else None
-        if root in self._inboxes and thread.get("id"):
-            self._parents[thread["id"]] = root
+    def children(self, thread_id: str) -> dict[str, str | None]:
+        """The sub-agents of a followed thread: their threads, and the turn that each is in."""
+        return {child: turn for child, (root, turn) in self._children.items() if root == thread_id}
+
+    def _note_turn(self, method: str, params: JSON) -> None:
+        """A sub-agent works in a thread of its own, told by the turn at the root of its turns.
+
+        What it asks goes to whoever follows that root.
+        """
+        turn = params.get("turn") or {}
+        thread_id, turn_id, root = params.get("threadId"), turn.get("id"), turn.get("rootTurnId")
+        if not isinstance(thread_id, str) or not isinstance(turn_id, str):
+            return
+        if thread_id in self._inboxes:
+            self._roots[turn_id] = thread_id
+        elif root in self._roots:
+            self._children[thread_id] = (self._roots[root], turn_id if method == "turn/started" else None)
 
     def _inbox(self, thread_id: Any) -> Inbox | None:
-        return self._inboxes.get(self._parents.get(thread_id, thread_id)) if isinstance(thread_id, str) else None
+        if not isinstance(thread_id, str):
+            return None
+        root, _ = self._children.get(thread_id, (thread_id, None))
+        return self._inboxes.get(root)

@@ -8,6 +8,7 @@ So an item that is still open when the next one begins, when Codex tries again, 
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any, TypeAlias
 
@@ -82,7 +83,8 @@ class Mapping:
         self._calls: dict[str, str] = {}
         self._call_ids: set[str] = set()
         self._plans = 0
-        self._baseline: JSON | None = None
+        self._baselines: dict[str, JSON] = {}
+        self._spent: dict[str, JSON] = {}
         self._retried: Any = None
         self._next_progress = 0.0
         self.changes: dict[str, list[JSON]] = {}
@@ -116,7 +118,7 @@ class Mapping:
             case "turn/plan/updated":
                 yield from self._plan(params)
             case "thread/tokenUsage/updated":
-                yield self._usage(params["tokenUsage"])
+                yield self._usage(params["threadId"], params["tokenUsage"])
             case "error":
                 if params.get("willRetry"):
                     self._retried = params["error"].get("codexErrorInfo")
@@ -128,6 +130,15 @@ class Mapping:
                 yield from self._progress()
             case _:
                 pass
+
+    def feed_child(self, method: str, params: JSON) -> Iterator[Event]:
+        """What a sub-agent does: its tokens count, and what it wants to change may need approval."""
+        if method == "thread/tokenUsage/updated":
+            yield self._usage(params["threadId"], params["tokenUsage"])
+            return
+        if method == "item/started" and params["item"]["type"] == "fileChange":
+            self.changes[params["item"]["id"]] = params["item"]["changes"]
+        yield from self._progress()
 
     def _progress(self) -> Iterator[Event]:
         now = time.monotonic()
@@ -213,18 +224,20 @@ class Mapping:
         yield ToolCall(call_id, "plan", _line(now), arguments)
         yield ToolResult(call_id, summary="\n".join(f"{marks.get(s['status'], '[ ]')} {s['step']}" for s in steps))
 
-    def _usage(self, usage: JSON) -> Usage:
-        """Codex counts over the whole thread; the turn's share is what came on top since it began."""
+    def _usage(self, thread_id: str, usage: JSON) -> Usage:
+        """Codex counts over a whole thread; the turn's share is what came on top since it began."""
         total, last = usage["total"], usage["last"]
-        if self._baseline is None:
-            self._baseline = {name: total.get(name, 0) - last.get(name, 0) for name in total}
-        spent = {name: max(0, total[name] - self._baseline.get(name, 0)) for name in total}
+        baseline = self._baselines.setdefault(thread_id, {name: total[name] - last.get(name, 0) for name in total})
+        self._spent[thread_id] = {name: max(0, total[name] - baseline.get(name, 0)) for name in total}
+        spent: Counter[str] = Counter()
+        for each in self._spent.values():
+            spent.update(each)
         return Usage(
-            input_tokens=spent.get("inputTokens", 0),
-            output_tokens=spent.get("outputTokens", 0),
-            cache_read_tokens=spent.get("cachedInputTokens", 0),
-            cache_write_tokens=spent.get("cacheWriteInputTokens", 0),
-            reasoning_tokens=spent.get("reasoningOutputTokens", 0),
+            input_tokens=spent["inputTokens"],
+            output_tokens=spent["outputTokens"],
+            cache_read_tokens=spent["cachedInputTokens"],
+            cache_write_tokens=spent["cacheWriteInputTokens"],
+            reasoning_tokens=spent["reasoningOutputTokens"],
         )
 
     def _end(self, turn: JSON) -> Iterator[Event]:

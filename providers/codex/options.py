@@ -106,6 +106,9 @@ class Options:
             for _, name, spec, conversion in fields:
                 if name is not None and (name not in PLACEHOLDERS or spec or conversion):
                     raise ValueError("cwd: only {user_id} and {thread_id} may stand in braces")
+            above = self.cwd.partition("{thread_id}")[0].rpartition("/")[0]
+            if "{thread_id}" in self.cwd and "{user_id}" not in above:  # a thread id is unique within its user only
+                raise ValueError("cwd: {thread_id} must stand in a directory below that of {user_id}")
         if self.env is not None and not all(isinstance(v, str) for v in self.env.values()):
             raise ValueError("env: every value must be text")
         toml(self.config or {})
@@ -165,7 +168,5 @@ class Options:
         if self.cwd is None or not self.per_user:
             return None
         before, _, after = self.cwd.partition("{user_id}")
-        if "{thread_id}" in before:
-            return None
-        own = before + _segment(user_id) + after.partition("/")[0].partition("{")[0]
+        own = before + _segment(user_id) + after.partition("/")[0].replace("{user_id}", _segment(user_id))
         return Path(own).expanduser().absolute()

@@ -99,10 +99,11 @@ class AppServer:
 
     async def _run(self, ready: asyncio.Future[Client]) -> None:
         """One life of the process, from start to end. Raises nothing but CancelledError."""
-        await asyncio.sleep(max(0.0, self._not_before - time.monotonic()))
         began = time.monotonic()
-        self.starts += 1
         try:
+            await asyncio.sleep(max(0.0, self._not_before - began))
+            began = time.monotonic()
+            self.starts += 1
             await self._live(ready)
         except (OSError, RpcError, Disconnected, TimeoutError) as error:
             log.error("codex: the app server did not start: %s", type(error).__name__)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from collections import Counter
 from collections.abc import AsyncIterator, Coroutine, Sequence
 from typing import Any, TypeAlias, TypeVar
 
@@ -54,24 +55,31 @@ class Threads:
         self._options = options
         self._starting = asyncio.Semaphore(STARTS_AT_ONCE)
         self._locks: dict[str, asyncio.Lock] = {}
+        self._users: Counter[str] = Counter()
+        self._unloads = (options.config or {}).get("thread_unload_delay_secs", 0) == 0
+        """Whether Codex unloads a thread at once; an older one does not know that it should."""
 
     @contextlib.asynccontextmanager
     async def _alone(self, thread_id: str, within: float) -> AsyncIterator[None]:
         """Two turns in one Codex thread would steer each other; two of our threads can have adopted the same."""
         lock = self._locks.setdefault(thread_id, asyncio.Lock())
+        self._users[thread_id] += 1
         try:
-            async with asyncio.timeout(within):
-                await lock.acquire()
-        except TimeoutError:
-            raise ProviderError(
-                "overloaded", "Another conversation is using this Codex session.", retryable=True, refused=True
-            ) from None
-        try:
-            yield
+            try:
+                async with asyncio.timeout(within):
+                    await lock.acquire()
+            except TimeoutError:
+                raise ProviderError(
+                    "overloaded", "Another conversation is using this Codex session.", retryable=True, refused=True
+                ) from None
+            try:
+                yield
+            finally:
+                lock.release()
         finally:
-            lock.release()
-            if not lock.locked() and self._locks.get(thread_id) is lock:
-                del self._locks[thread_id]
+            self._users[thread_id] -= 1
+            if not self._users[thread_id]:
+                del self._users[thread_id], self._locks[thread_id]
 
     @contextlib.asynccontextmanager
     async def open(self, client: Client, turn: Turn) -> AsyncIterator[Inbox]:
@@ -89,7 +97,7 @@ class Threads:
                 async with self._starting:
                     found, cancelled = await _through(self._resume(client, known), client)
                 if found:
-                    stack.push_async_callback(release, client, inbox)
+                    stack.push_async_callback(self._release, client, inbox)
                 if cancelled is not None:
                     raise cancelled
                 if found:
@@ -99,7 +107,7 @@ class Threads:
             async with self._starting:
                 thread_id, cancelled = await _through(self._start(client, turn), client)
             inbox = stack.enter_context(client.follow(thread_id))
-            stack.push_async_callback(release, client, inbox)
+            stack.push_async_callback(self._release, client, inbox)
             if cancelled is not None:
                 raise cancelled
             await stack.enter_async_context(self._alone(thread_id, turn.connect_seconds))
@@ -107,6 +115,33 @@ class Threads:
             if items:
                 await _ask(client, "thread/inject_items", {"threadId": thread_id, "items": items})
             yield inbox
+
+    async def _release(self, client: Client, inbox: Inbox) -> None:
+        """Stop following the thread and wait until Codex has unloaded it, with all commands still running in it.
+
+        So it goes for the threads of its sub-agents; one that still works is interrupted: its turn is over.
+        Bounded by RELEASE_SECONDS; a process that does not even answer in time gets no further turn.
+        """
+        if client.retired:  # it is about to end anyway, and may not be answering
+            return
+        try:
+            async with asyncio.timeout(RELEASE_SECONDS):
+                loaded = await _unsubscribe(client, inbox.thread_id)
+        except Disconnected:
+            return
+        except (TimeoutError, RpcError) as error:
+            log.warning("codex: a thread was not released: %s", type(error).__name__)
+            client.retire()
+            return
+        if self._unloads:
+            try:
+                async with asyncio.timeout(RELEASE_SECONDS):
+                    await _closed(client, inbox, loaded)
+            except (Disconnected, Overflow):
+                pass
+            except TimeoutError:
+                self._unloads = False
+                log.warning("codex: threads stay loaded: a terminal cannot continue them while the gateway runs")
 
     def _rules(self) -> JSON:
         """What holds in every thread, also in one that was begun with other rules in a terminal."""
@@ -189,22 +224,26 @@ async def _ask(client: Client, method: str, params: JSON, *, raw: bool = False) 
         raise ProviderError("timeout", "Codex did not answer in time.", retryable=True, refused=True) from None
 
 
-async def release(client: Client, inbox: Inbox) -> None:
-    """Stop following the thread and wait until Codex has unloaded it, with all commands still running in it.
+async def _unsubscribe(client: Client, thread_id: str) -> set[str]:
+    """The threads that Codex will now unload."""
+    loaded = set()
+    for child, turn_id in client.children(thread_id).items():
+        if turn_id is not None:
+            with contextlib.suppress(RpcError):  # it has just ended by itself
+                await client.request("turn/interrupt", {"threadId": child, "turnId": turn_id})
+        loaded.add(child)
+    loaded.add(thread_id)
+    for each in tuple(loaded):
+        result = await client.request("thread/unsubscribe", {"threadId": each})
+        if result.get("status") != "unsubscribed":
+            loaded.discard(each)
+    return loaded
 
-    Bounded by RELEASE_SECONDS; a process that cannot do it in time gets no further turn.
-    """
-    if client.retired:  # it is about to end anyway, and may not be answering
-        return
-    try:
-        async with asyncio.timeout(RELEASE_SECONDS):
-            result = await client.request("thread/unsubscribe", {"threadId": inbox.thread_id})
-            if result.get("status") != "unsubscribed":
-                return
-            while (await inbox.get()).method != "thread/closed":
-                pass
-    except Disconnected:
-        pass
-    except (TimeoutError, RpcError, Overflow) as error:
-        log.warning("codex: a thread was not released: %s", type(error).__name__)
-        client.retire()
+
+async def _closed(client: Client, inbox: Inbox, loaded: set[str]) -> None:
+    while loaded:
+        incoming = await inbox.get()
+        if incoming.id is not None:
+            client.refuse(incoming.id)
+        elif incoming.method == "thread/closed":
+            loaded.discard(incoming.params["threadId"])

@@ -65,8 +65,8 @@ class Run:
                 elif incoming.id is not None:
                     self._ask(incoming)
                 elif incoming.params.get("threadId") != self._inbox.thread_id:
-                    for _ in self._mapping.feed("item/subAgent", {}):
-                        yield Progress()
+                    for event in self._mapping.feed_child(incoming.method, incoming.params):
+                        yield event
                 elif incoming.method == "serverRequest/resolved":
                     self._resolved(incoming.params["requestId"])
                 elif incoming.method == "thread/closed":
@@ -125,6 +125,8 @@ class Run:
     def _watch(self, incoming: Incoming) -> None:
         if incoming.id is not None:
             self._client.respond(incoming.id, no(incoming.method))
+        elif incoming.params.get("threadId") != self._inbox.thread_id:
+            pass
         elif incoming.method == "turn/started" and self._turn_id is None:
             self._turn_id = incoming.params["turn"]["id"]
         elif incoming.method == "turn/completed" and self._is_ours(incoming):
@@ -146,13 +148,14 @@ class Run:
 
     async def _next(self) -> Incoming | None:
         """The next message; None when it is time to say that a tool still runs."""
-        while True:
+        while not self._inbox:
             try:
                 async with asyncio.timeout(HEARTBEAT_SECONDS):
                     return await self._inbox.get()
             except TimeoutError:
                 if self._mapping.waiting_for_tools and not self._asking:
                     return None
+        return await self._inbox.get()
 
     def _is_ours(self, incoming: Incoming) -> bool:
         """Whether it is about this turn: a resumed thread may first repeat something about earlier ones."""

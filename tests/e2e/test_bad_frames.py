@@ -171,8 +171,8 @@ async def test_a_burst_of_bad_frames_is_answered_one_by_one_without_harm_to_othe
 
 async def test_random_frames_never_end_the_connection(client: Client) -> None:
     chance = random.Random(int(time.time()) // 86_400)
-    words = ['"type":"ping"', '"type":"message"', '"content":"Hi"', '"content":7', '"id":"x"', '"thread_id":"r"', "{", "}",
-             ",", "[", "]", "null", '"nonce":1', "\x00", "é", '"\\ud800"', "1e999"]  # fmt: skip
+    words = ['"type":"ping"', '"type":"message"', '"content":"Hi"', '"content":7', '"id":"x"', '"thread_id":"r"']
+    words += ["{", "}", ",", "[", "]", "null", '"nonce":1', "\x00", "é", '"\\ud800"', "1e999"]
     for _ in range(300):
         inner = ",".join(chance.choices(words, k=chance.randrange(5)))
         await client.send_text("{" + inner + "}" if chance.random() < 0.7 else inner)

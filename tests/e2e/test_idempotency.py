@@ -38,8 +38,8 @@ class Sender:
 
     async def receive(self) -> None:
         mine: set[str] = set()
-        async for text in self._socket:
-            frame = json.loads(text)
+        async for received in self._socket:
+            frame = json.loads(received)
             assert frame["type"] != "error", frame
             if frame["type"] == "accepted":
                 self.accepted.append(frame)

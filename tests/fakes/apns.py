@@ -129,8 +129,12 @@ class ApnsFake:
     latency: float = 0.0
     streams: int = 1000
     one_until_authenticated: bool = False
+    window: int = 65_535
+    """Initial window of each stream, in bytes."""
     lazy_windows: bool = False
     """Give flow control credit back only with the answer."""
+    early: Answer | None = None
+    """Given to every request as soon as its headers are there."""
     script: Callable[[Request], Fault | None] = lambda request: None
     clock: Callable[[], float] = time.time
     shown: list[Shown] = field(default_factory=list)
@@ -246,7 +250,11 @@ class _Peer(asyncio.Protocol):
         self.h2 = H2Connection(H2Configuration(client_side=False, header_encoding="utf-8"))
         self.limit = 1 if fake.one_until_authenticated else fake.streams
         self.h2.local_settings = Settings(
-            client=False, initial_values={SettingCodes.MAX_CONCURRENT_STREAMS: self.limit}
+            client=False,
+            initial_values={
+                SettingCodes.MAX_CONCURRENT_STREAMS: self.limit,
+                SettingCodes.INITIAL_WINDOW_SIZE: fake.window,
+            },
         )
         self.incoming: dict[int, tuple[dict[str, str], bytearray]] = {}
         self.owed: dict[int, int] = {}
@@ -298,6 +306,9 @@ class _Peer(asyncio.Protocol):
                     self.h2.reset_stream(event.stream_id, ErrorCodes.REFUSED_STREAM)
                     continue
                 self.highest = event.stream_id
+                if self.fake.early is not None:
+                    self.h2.send_headers(event.stream_id, [(":status", str(self.fake.early.status))], end_stream=True)
+                    continue
                 self.incoming[event.stream_id] = (headers, bytearray())
             elif isinstance(event, DataReceived):
                 found = self.incoming.get(event.stream_id)

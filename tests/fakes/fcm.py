@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 import re
 import time
@@ -35,6 +36,12 @@ def error(status: int, name: str, code: str | None = None, retry_after: str | No
     return Reply(status, json.dumps(body).encode(), headers)
 
 
+@functools.cache
+def _key() -> rsa.RSAPrivateKey:
+    """One for all fakes of a run: making it takes longer than most tests."""
+    return rsa.generate_private_key(65537, 2048)
+
+
 @dataclass
 class FcmFake:
     folder: Path
@@ -53,7 +60,7 @@ class FcmFake:
     url: str = ""
 
     def __post_init__(self) -> None:
-        key = rsa.generate_private_key(65537, 2048)
+        key = _key()
         self.public = key.public_key()
         self.private = key.private_bytes(
             serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()

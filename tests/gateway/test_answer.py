@@ -299,8 +299,7 @@ def test_an_answer_without_end_is_stopped_and_what_was_shown_is_the_content(read
     reader.apply(TextDelta("a", "begin"))
     piece = TextDelta("a", "x" * (ANSWER_CHARS // 8))
     with pytest.raises(ProviderError) as caught:
-        for _ in range(9):
-            reader.apply(piece)
+        [reader.apply(piece) for _ in range(9)]
     assert caught.value.code == "too_large"
     assert reader.joined == reader.answer.content
 

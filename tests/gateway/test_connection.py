@@ -120,15 +120,13 @@ async def test_behind_detached_comes_no_frame_of_the_thread(
     assert log.holders == 0
 
 
-async def test_only_so_many_threads_are_followed_and_the_refused_log_is_let_go(
-    connection: Connection, store: SqlStore, logs: LocalEventLog
-) -> None:
+async def test_only_so_many_threads_are_followed(connection: Connection, store: SqlStore, logs: LocalEventLog) -> None:
     for number in range(FOLLOWS):
         connection.follow(await new_log(store, logs, str(number)), 0)
-    refused = await new_log(store, logs, "one-too-many")
-    with pytest.raises(LimitExceeded):
-        connection.follow(refused, 0)
-    assert refused.holders == 0
+    for refused in ("one-too-many", None):
+        with pytest.raises(LimitExceeded):
+            connection.expect_room(refused)
+    connection.expect_room("t0")
     again = await logs.hold((await accept(store, "x", thread_id="t0")).thread.key)
     connection.follow(again, 0)  # one that is followed already is no further one
     connection.close()

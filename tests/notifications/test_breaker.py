@@ -13,32 +13,37 @@ def test_a_backoff_doubles_up_to_its_bound_and_is_spread() -> None:
         assert len(waits) > 100
 
 
-def test_a_breaker_opens_after_five_failures_in_a_row_and_probes_with_one() -> None:
+def test_a_breaker_opens_after_three_failures_in_a_row_and_probes_with_one() -> None:
     breaker = Breaker(random.Random(1))
-    for now in range(4):
+    for now in range(1, 3):
         assert breaker.admit(now) == 0
-        breaker.failed(now, began=now)
+        breaker.failed(now + 0.5, began=now)
     breaker.succeeded()
-    for now in range(10, 15):
+    for now in range(10, 13):
         assert breaker.admit(now) == 0
-        breaker.failed(now, began=now)
-    assert 0 < breaker.admit(14.1) <= 1
-    assert breaker.admit(15.1) == 0
-    assert breaker.admit(15.1) > 0
-    breaker.failed(15.2, began=15.1)
-    assert 0.8 < breaker.admit(15.3) <= 2
-    assert breaker.admit(18) == 0
+        breaker.failed(now + 0.5, began=now)
+    assert 0 < breaker.admit(12.6) <= 1
+    assert breaker.admit(13.5) == 0
+    assert breaker.admit(13.5) > 0
+    breaker.failed(13.6, began=13.5)
+    assert 0.8 < breaker.admit(13.7) <= 2
+    assert breaker.admit(16) == 0
     breaker.succeeded()
-    assert breaker.admit(18) == 0
-    assert breaker.admit(18) == 0
+    assert breaker.admit(16) == 0
+    assert breaker.admit(16) == 0
 
 
-def test_attempts_that_began_before_it_opened_do_not_open_it_further() -> None:
+def test_pushes_that_fail_together_count_as_one_failure() -> None:
     breaker = Breaker(random.Random(1))
-    for _ in range(200):
+    for _ in range(250):
         breaker.failed(1.0, began=0.5)
+    assert breaker.failures == 1
+    assert breaker.admit(1.0) == 0
+    for now in (2.0, 3.0):
+        for _ in range(250):
+            breaker.failed(now, began=now - 0.5)
     assert breaker.opened == 1
-    assert breaker.admit(2.1) == 0
+    assert breaker.admit(4.1) == 0
 
 
 def test_a_probe_that_tells_nothing_gives_its_place_to_the_next() -> None:

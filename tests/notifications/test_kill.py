@@ -135,7 +135,7 @@ async def test_without_the_lease_the_same_kills_lose_pushes(
     store = SqliteStore(tmp_path / "outbox.db")
     async with apns_fake.serving(authority):
         killer = Killer(apns_fake, authority, apns_settings().key_path, tmp_path / "outbox.db", control=True)
-        ids = await run(killer, store, kills=8)
+        ids = await run(killer, store, kills=6)
     assert len(ids - set(apns_fake.times)) > 0
     assert len(store.outcomes) == len(ids)
     store.close()

@@ -411,6 +411,14 @@ async def test_an_app_developer_sees_at_once_whether_a_device_works(apns: Apns, 
     assert apns_fake.shown[0].payload["agentline"]["kind"] == "test"
 
 
+async def test_a_token_of_the_wrong_form_is_told_when_it_is_handed_in(apns: Apns) -> None:
+    outbox = Outbox(MemoryStore(), {"ios": apns})
+    assert outbox.refusal(device()) == ""
+    assert outbox.refusal(device(token="not hex")) == "BadDeviceToken"
+    assert outbox.refusal(device(app_id="a b")) == "BadTopic"
+    assert outbox.refusal(device(platform="ntfy", token="x")) == "transport_not_configured"
+
+
 async def test_no_log_line_holds_text_or_token(
     apns: Apns, apns_fake: ApnsFake, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -433,6 +441,9 @@ class Raising:
 
     def channel(self, device: Device) -> str:
         return "x"
+
+    def refusal(self, device: Device) -> str:
+        return ""
 
     async def send(self, device: Device, push: Push, *, delivery_id: str, expires_at: int) -> Verdict:
         raise ZeroDivisionError

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from notifications.policy import Decision, Send, Suppress, Wait, decide, effective, plan
+from notifications.policy import Decision, Send, Suppress, Wait, decide, effective, plan, withdraw_from
 from notifications.records import Kind, Policy
 from tests.notifications.pushes import device
 
@@ -59,3 +59,16 @@ def test_a_plan_has_one_entry_per_device() -> None:
         ("c", "never", CREATED, "suppressed"),
     ]
     assert plan([], "unseen", "turn", now=CREATED) == []
+
+
+def test_what_was_read_on_one_phone_is_withdrawn_from_the_others_that_had_it() -> None:
+    devices = [
+        device(device_id="here"),
+        device(device_id="tablet"),
+        device(device_id="pixel", platform="android"),
+        device(device_id="new"),
+        device(device_id="page", platform="web"),
+        device(device_id="topic", platform="ntfy"),
+    ]
+    sent_to = {"here", "tablet", "pixel", "page", "topic"}
+    assert [found.device_id for found in withdraw_from(devices, seen_on="here", sent_to=sent_to)] == ["tablet", "pixel"]

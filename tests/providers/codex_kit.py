@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from codex_cli_bin import bundled_codex_path
+from codex_cli_bin import bundled_codex_path  # type: ignore[import-untyped]  # the wheel has no types
 
 from providers import (
     APPROVED,

@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from providers import APPROVED, ApprovalRequest, Decision, ProviderError, ToolResult, Turn
+from providers import APPROVED, DECLINED, ApprovalRequest, Decision, ProviderError, ToolResult, Turn, Usage
 from providers.codex.approvals import no
-from tests.fakes.responses_api import FunctionCall, Reply, ResponsesApi, Text
+from tests.fakes.responses_api import Call, FunctionCall, Reply, ResponsesApi, Text
 from tests.providers.codex_kit import SECONDS, Person, Wait, codex, of, run, session, text, turn
 
 PATCH = "*** Begin Patch\n*** Add File: hello.txt\n+hi there\n*** End Patch\n"
@@ -27,8 +27,8 @@ async def api() -> AsyncIterator[ResponsesApi]:
         yield server
 
 
-def command(cmd: str = "touch made", **more: Any) -> Reply:
-    return Reply(FunctionCall("exec_command", {"cmd": cmd, "login": False, **more}, "c1"))
+def command(cmd: str = "touch made", *, call_id: str = "c1", **more: Any) -> Reply:
+    return Reply(FunctionCall("exec_command", {"cmd": cmd, "login": False, **more}, call_id))
 
 
 def escalated(cmd: str = "touch made", **more: Any) -> Reply:
@@ -155,6 +155,45 @@ async def test_text_goes_on_while_a_person_is_asked_in_another_turn(api: Respons
         with contextlib.suppress(asyncio.CancelledError):
             await asking
     assert text(other) == "meanwhile"
+
+
+@pytest.mark.parametrize("waits", [True, False])
+async def test_a_sub_agent_asks_the_same_person_and_ends_with_the_turn(
+    api: ResponsesApi, tmp_path: Path, waits: bool
+) -> None:
+    """It works in a thread of its own, which nobody else follows."""
+    stuck = asyncio.Event()
+
+    def answer(call: Call) -> Reply:
+        known = {str(item.get("call_id")) for item in call.input}
+        if call.texts("user")[-1] == "the subtask" or "sub" in known:
+            return escalated("touch made-below", call_id="sub") if "sub" not in known else Reply(Text("did it"))
+        if "spawn" not in known:
+            return Reply(FunctionCall("spawn_agent", {"message": "the subtask"}, "spawn", "multi_agent_v1"))
+        if waits and "wait" not in known:
+            target = json.loads(call.output("spawn"))["agent_id"]
+            return Reply(FunctionCall("wait_agent", {"targets": [target]}, "wait", "multi_agent_v1"))
+        return Reply(stuck, Text("all done"))
+
+    asked = asyncio.Event()
+
+    async def person(request: ApprovalRequest) -> Decision:
+        asked.set()
+        stuck.set()
+        if not waits:
+            await asyncio.Event().wait()
+        return Decision(APPROVED.id if request.title == "Run touch made-below?" else DECLINED.id)
+
+    api.answer = answer
+    async with codex(tmp_path, api) as provider:
+        events = await run(provider, turn("go", approve=person))
+        client = await provider.server.client(1.0)
+        assert (await client.request("thread/loaded/list", {}))["data"] == []
+    assert asked.is_set()
+    assert text(events) == "all done"
+    assert (tmp_path / "work" / "made-below").exists() == waits
+    if waits:
+        assert of(Usage, events)[-1].output_tokens == 5 * 7  # three answers above, two below
 
 
 QUESTIONS = {

@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -66,6 +67,18 @@ async def test_a_thread_begun_on_the_phone_is_found_in_the_terminal_while_the_ga
     assert "begun on the phone" in api.calls[-1].texts("user")
 
 
+async def test_threads_that_are_to_stay_loaded_stay_so_and_go_on(api: ResponsesApi, tmp_path: Path) -> None:
+    async with codex(tmp_path, api, config={"thread_unload_delay_secs": 600}) as provider:
+        first = await run(provider, turn("one"))
+        client = await provider.server.client(1.0)
+        assert (await client.request("thread/loaded/list", {}))["data"] == [session(first)["codex_thread_id"]]
+        began = time.monotonic()
+        await run(provider, turn("two", session=session(first)))
+        assert time.monotonic() - began < 3.0
+        assert provider.server.starts == 1
+    assert api.calls[-1].texts("user")[-2:] == ["one", "two"]
+
+
 async def test_an_adopted_session_follows_the_agents_rules_and_not_those_of_the_terminal(
     api: ResponsesApi, tmp_path: Path
 ) -> None:
@@ -76,13 +89,13 @@ async def test_an_adopted_session_follows_the_agents_rules_and_not_those_of_the_
         client = await provider.server.client(10.0)
         asked, answers = client.request, []
 
-        async def listening(method: str, params: dict[str, object], **more: float) -> object:
+        async def listening(method: str, params: dict[str, Any], **more: float) -> Any:
             result = await asked(method, params, **more)
             if method == "thread/resume":
                 answers.append(result)
             return result
 
-        client.request = listening  # type: ignore[method-assign, assignment]  # listens, changes nothing
+        client.request = listening  # type: ignore[method-assign]  # listens, changes nothing
         await run(provider, turn("on the phone", session=found.session))
     (resumed,) = answers
     assert resumed["approvalPolicy"] == "on-request"

@@ -9,6 +9,7 @@ import os
 import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,6 +17,7 @@ from providers import (
     Completed,
     Event,
     Message,
+    Progress,
     ProviderError,
     ReasoningDelta,
     SessionUpdated,
@@ -220,7 +222,8 @@ async def test_a_cancelled_turn_ends_upstream_and_takes_its_commands_along(
                     await task
             else:
                 await task
-        assert processes(f"sleep\0{marker}") == []
+        await until(lambda: processes(f"sleep\0{marker}") == [])  # while Codex itself runs on
+        assert provider.server.starts == 1
 
 
 async def test_cancel_in_the_middle_of_text_closes_the_request_upstream(api: ResponsesApi, tmp_path: Path) -> None:
@@ -326,6 +329,51 @@ async def test_a_steering_message_reaches_the_running_turn(api: ResponsesApi, tm
     assert text(events).endswith("Done, and in blue.")
 
 
+async def test_text_that_a_steering_message_cut_short_is_taken_back(api: ResponsesApi, tmp_path: Path) -> None:
+    """Codex drops the answer it was at and asks the model anew; what was said is not in the conversation."""
+    messages: asyncio.Queue[Message] = asyncio.Queue()
+
+    async def steering() -> AsyncIterator[Message]:
+        while True:
+            yield await messages.get()
+
+    api.script(Reply(Text("Painting it red", STALL)), Reply(Text("Painting it blue")))
+    events = []
+    async with (
+        asyncio.timeout(SECONDS),
+        codex(tmp_path, api) as provider,
+        contextlib.aclosing(provider.stream(turn("paint it", steering=steering()))) as stream,
+    ):
+        async for event in stream:
+            events.append(event)
+            if isinstance(event, TextDelta) and len(api.calls) == 1:
+                messages.put_nowait(Message("user", "in blue"))
+    assert text(events) == "Painting it blue"
+    assert api.calls[1].texts("user")[-1] == "in blue"
+    assert "Painting it red" not in api.calls[1].texts("assistant")
+
+
+async def test_a_silent_command_counts_as_progress_and_a_silent_backend_does_not(
+    api: ResponsesApi, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("providers.codex.turn.HEARTBEAT_SECONDS", 0.1)
+    pause = asyncio.Event()
+    api.script(Reply(FunctionCall("exec_command", {"cmd": "sleep 1", "login": False})), Reply(pause, Text("ok")))
+    events = []
+    async with (
+        asyncio.timeout(SECONDS),
+        codex(tmp_path, api) as provider,
+        contextlib.aclosing(provider.stream(turn("go"))) as stream,
+    ):
+        async for event in stream:
+            events.append(event)
+            if isinstance(event, ToolResult):
+                asyncio.get_running_loop().call_later(1.0, pause.set)
+    done = next(n for n, event in enumerate(events) if isinstance(event, ToolResult))
+    assert len(of(Progress, events[:done])) >= 5
+    assert of(Progress, events[done:]) == []
+
+
 async def test_a_steering_message_that_comes_too_late_is_answered_in_the_same_turn(
     api: ResponsesApi, tmp_path: Path
 ) -> None:
@@ -342,12 +390,12 @@ async def test_a_steering_message_that_comes_too_late_is_answered_in_the_same_tu
         client = await provider.server.client(20.0)
         asked = client.request
 
-        async def late(method: str, params: dict[str, object], **more: float) -> object:
+        async def late(method: str, params: dict[str, Any], **more: float) -> Any:
             if method == "turn/steer":  # what Codex says when its turn has just ended
                 params = {**params, "expectedTurnId": "01a1f873-8ff2-7892-9a60-11ab17074981"}
             return await asked(method, params, **more)
 
-        client.request = late  # type: ignore[method-assign, assignment]  # moves one message in time
+        client.request = late  # type: ignore[method-assign]  # moves one message in time
         hold = asyncio.Event()
         api.script(Reply(Text("first", hold)))
         events = []
@@ -368,7 +416,21 @@ async def test_two_threads_that_adopted_the_same_codex_thread_take_turns(api: Re
         both = await asyncio.gather(
             *(run(provider, turn(str(n), thread_id=f"t{n}", session=session(first))) for n in (1, 2, 3))
         )
-    assert [text(events) for events in both] == ["re 1", "re 2", "re 3"]
+        assert [text(events) for events in both] == ["re 1", "re 2", "re 3"]
+
+
+async def test_a_codex_thread_that_stays_in_use_is_said_to_be_so(api: ResponsesApi, tmp_path: Path) -> None:
+    async with codex(tmp_path, api) as provider, asyncio.timeout(SECONDS):
+        first = await run(provider, turn("0"))
+        api.script(Reply(Text("Hel", STALL)))
+        long = asyncio.create_task(collect(provider, turn("1", session=session(first)), []))
+        await api.called(2)
+        error = await failure(provider, turn("2", thread_id="t2", session=session(first), connect_seconds=0.2))
+        assert (error.code, error.refused) == ("overloaded", True)
+        long.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await long
+        assert text(await run(provider, turn("3", session=session(first)))) == "ok"
 
 
 async def test_a_patch_from_the_models_own_script_shows_its_diff(api: ResponsesApi, tmp_path: Path) -> None:
