@@ -61,7 +61,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     chat.add_argument("agent", nargs="?", default="demo", metavar="AGENT", help="default: demo")
     chat.add_argument("--url", help="the gateway's address, or its owner's link (default: as the settings say)")
-    chat.add_argument("--token-file", metavar="FILE", type=Path, help="default: the owner token of the state directory")
+    chat.add_argument("--token-file", metavar="FILE", type=Path, help="default: the owner token, without --url")
     chat.add_argument("--thread", metavar="ID", help="take up this conversation")
     chat.add_argument("--config", metavar="FILE", help="settings file (default: agentline.toml, if it is there)")
     chat.set_defaults(command=_chat, host=None, port=None)
@@ -139,8 +139,8 @@ def _chat(options: argparse.Namespace) -> int:
             token = options.token_file.read_text(encoding="ascii").strip()
         except (OSError, UnicodeDecodeError):
             return _fail(f"the token file {options.token_file} cannot be read", 2)
-    elif url is not None and "#" in url:
-        token = None  # the link holds it
+    elif url is not None:
+        token = None  # the link holds it; the token of this machine's gateway goes to no other address
     else:
         settings = _settings(options)
         if settings.auth.tokens:

@@ -298,7 +298,7 @@ async def test_a_gateway_killed_in_mid_turn_and_started_again_gives_a_snapshot_a
     gateway = new_gateway()
     await gateway.start_soon()
     port = gateway.url.rsplit(":", 1)[1]
-    gateway.command = ("-m", "gateway", "serve", "--port", port)
+    gateway.command = (*gateway.command[:-1], port)
     killing: list[asyncio.Task[None]] = []
 
     async def kill_and_restart() -> None:

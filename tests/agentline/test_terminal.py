@@ -9,7 +9,7 @@ import pty
 import re
 import signal
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
@@ -182,6 +182,38 @@ async def test_a_bad_token_or_a_wrong_thread_is_one_line(gateway: GatewayProcess
         await chat.until("agentline: there is no such thread (not_found)\n")
         assert await chat.ended() == 1
     assert "Traceback" not in chat.raw
+
+
+async def test_the_owners_token_is_found_in_the_state_directory_and_goes_to_no_other_address(
+    new_gateway: Callable[..., GatewayProcess], tmp_path: Path
+) -> None:
+    gateway = new_gateway(AUTH__TOKENS={})
+    await gateway.start_soon()
+    token = (gateway.state_dir / "owner-token").read_text().strip()
+    environment = {
+        "PATH": os.defpath,
+        "HOME": str(tmp_path),
+        "PYTHONPATH": str(ROOT),
+        "AGENTLINE_STATE_DIR": str(gateway.state_dir),
+        "AGENTLINE_PORT": gateway.url.rsplit(":", 1)[1],
+    }
+
+    async def chat(*arguments: str) -> tuple[int | None, str]:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "gateway", "chat", *arguments,
+            stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
+            cwd=tmp_path, env=environment,
+        )  # fmt: skip
+        async with asyncio.timeout(SECONDS):
+            said, _ = await process.communicate(b"/echo hello\n")
+        return process.returncode, said.decode()
+
+    for code, said in await asyncio.gather(chat(), chat("--url", f"{gateway.url}/#token={token}")):
+        assert (code, "\nhello" in said or "hello\n" in said) == (0, True), said
+    code, said = await chat("--url", gateway.url)
+    assert code == 1
+    assert "a token is needed" in said
+    assert token not in said
 
 
 def test_what_a_model_writes_cannot_command_the_terminal() -> None:
