@@ -291,7 +291,7 @@ async def test_the_callers_deadline_ends_the_stream_and_not_the_turn(gateway: Ga
     assert (await gateway.get(f"/api/turns/{turn_id}"))["status"] == "running"
 
 
-@both
+@pytest.mark.parametrize("read", [read_async, pytest.param(read_blocking, marks=pytest.mark.soak)])
 async def test_a_gateway_killed_in_mid_turn_and_started_again_gives_a_snapshot_and_one_end(
     new_gateway: Callable[..., GatewayProcess], read: Read
 ) -> None:
