@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest
 OPENCODE := $(VENV)/opencode/node_modules/.bin/opencode
 
-.PHONY: run test test-agents test-soak lint types format bench wheel-check clean
+.PHONY: run test test-agents test-browser test-streamlit test-soak lint types format bench wheel-check clean
 
 run: $(VENV)/.runtime
 	@$(BIN)/agentline serve $(ARGS)
@@ -23,6 +23,10 @@ test-agents: $(VENV)/.agents
 # The full doses of what `test` takes in small ones.
 test-soak: $(VENV)/.agents
 	$(PYTEST) -m soak $(ARGS)
+
+# examples/streamlit_chat.py in Streamlit's own harness. Apart, because Streamlit brings pandas and pyarrow: 30 s, 350 MB.
+test-streamlit: $(VENV)/.streamlit
+	$(PYTEST) tests/agentline/test_streamlit.py $(ARGS)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -59,6 +63,10 @@ $(VENV)/.dev: pyproject.toml | $(VENV)/bin/python
 
 $(VENV)/.agents: $(VENV)/.dev
 	$(BIN)/python -m pip install --quiet --group agents
+	@touch $@
+
+$(VENV)/.streamlit: $(VENV)/.dev
+	$(BIN)/python -m pip install --quiet --group streamlit
 	@touch $@
 
 clean:
