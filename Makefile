@@ -20,7 +20,7 @@ test-agents: $(VENV)/.agents
 	AGENTLINE_TEST_OPENCODE=$$([ -x $(OPENCODE) ] && echo $(abspath $(OPENCODE)) || true) \
 	    $(PYTEST) -m "agents and not soak" --numprocesses 2 --dist loadfile $(ARGS)
 
-# The console in Chromium, and its client in Node: both must be on PATH.
+# The console in Chromium, which must be on PATH.
 test-web: $(VENV)/.dev
 	$(PYTEST) -m "web and not soak" $(ARGS)
 

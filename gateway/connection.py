@@ -83,13 +83,15 @@ class Connection:
             del self._notices[next(iter(self._notices))]
         self._wake()
 
-    def follow(self, log: ThreadLog, offset: int) -> None:
+    def follow(self, log: ThreadLog, offset: int, *, from_turn: str | None = None) -> None:
         """Follow a thread from behind `offset`, from now on also if it was followed from elsewhere.
+
+        `from_turn` is a turn that waits: nothing is shown before its first event.
 
         The caller holds `log`, and leaves it to this connection to release it.
         """
         self._drop(log.thread_id)
-        follow = Follow(log, offset, join_chars=self._join_chars, on_news=self._on_news)
+        follow = Follow(log, offset, join_chars=self._join_chars, on_news=self._on_news, from_turn=from_turn)
         self._follows[log.thread_id] = follow
         log.add_follower(follow)
         follow.wake()

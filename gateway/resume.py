@@ -91,7 +91,8 @@ class Resume:
             except BaseException:
                 self._logs.release(log)
                 raise
-        connection.follow(log, position.offset)
+        waits = recovered and turn.start is None
+        connection.follow(log, position.offset, from_turn=turn.turn_id if waits else None)
 
     async def _hold(self, key: int) -> ThreadLog:
         try:

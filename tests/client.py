@@ -87,6 +87,7 @@ class Client:
         self._check_text = check_text
         self._socket: ClientConnection | None = None
         self._following: dict[str, str] = {}
+        self._waits: dict[str, str] = {}
         """By thread: the cursor of the frame before the next."""
         self._open: dict[str, set[str]] = {}
         """By turn: tool calls and approvals that are not resolved."""
@@ -112,6 +113,7 @@ class Client:
         """
         assert self._socket is None, "connected already"
         self._following.clear()
+        self._waits.clear()
         parts = urlsplit(self._url if isinstance(self._url, str) else self._url())
         query = f"?device_id={quote(self._device_id)}" if self._device_id is not None else ""
         headers, subprotocols = {}, None
@@ -305,7 +307,10 @@ class Client:
             raise BrokenContract(f"a frame of a thread that is not followed: {_short(frame)}")
         before, here = place(self._following[thread_id]), place(frame["cursor"])
         step = here[1] - before[1]
-        if here[0] != before[0] or step < 1 or (step > 1 and frame["type"] not in TEXT):
+        if thread_id in self._waits:  # what other turns say before the one that waits is passed over
+            if frame["turn_id"] != self._waits.pop(thread_id) or frame["type"] != "user_message" or step < 1:
+                raise BrokenContract(f"a turn that waits does not begin with {_short(frame)}")
+        elif here[0] != before[0] or step < 1 or (step > 1 and frame["type"] not in TEXT):
             raise BrokenContract(f"behind {before} came {_short(frame)}")
         self._following[thread_id] = self.cursors[thread_id] = frame["cursor"]
 
@@ -356,6 +361,8 @@ class Client:
         thread_id = frame["thread_id"]
         if thread_id in self._following and self._following[thread_id] != frame["cursor"]:
             raise BrokenContract(f"stands at {self._following[thread_id]}, but was accepted: {frame}")
+        if thread_id not in self._following and frame["queued"]:
+            self._waits[thread_id] = frame["turn_id"]
         self._following[thread_id] = frame["cursor"]
 
     def _shown(self, frame: Frame) -> None:
