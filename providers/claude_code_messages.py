@@ -187,7 +187,7 @@ class MessageReader:
             return
         if result.is_error or result.subtype != "success":
             code = _STATUSES.get(result.api_error_status or 0) or _ERRORS.get(self._error or "", "upstream_error")
-            raise ProviderError(code, _SENTENCES[code], retryable=code in _RETRYABLE)
+            raise ProviderError(code, _SENTENCES[code], retryable=code in _RETRYABLE, refused=False)
         yield from self._void()
         if not self._shown and result.result:
             yield TextDelta("result", result.result)  # a command of Claude Code's own answers only here
