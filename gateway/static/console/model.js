@@ -172,11 +172,22 @@ export class Model {
   }
 
   async loadThreads() {
-    const page = await this.line.threads({ before: this.moreThreads ?? undefined, limit: PAGE });
+    const before = this.moreThreads;
+    const page = await this.line.threads({ before: before ?? undefined, limit: PAGE });
     this.moreThreads = page.before;
+    if (before === null) this.#dropDeleted(page.threads, page.before === null);
     for (const { last_message, ...summary } of page.threads) this.threads.set(summary.thread_id, { ...summary, preview: last_message?.content ?? "" });
     save("threads", [...this.threads.values()].slice(0, 2 * PAGE));
     this.#changed();
+  }
+
+  /** What the newest page should hold and does not was deleted while we were away. @param {Summary[]} page @param {boolean} all */
+  #dropDeleted(page, all) {
+    const there = new Set(page.map((one) => one.thread_id));
+    const oldest = page.at(-1)?.updated_at ?? "";
+    for (const { thread_id: threadId, updated_at: at } of [...this.threads.values()]) {
+      if (!there.has(threadId) && (all || at > oldest)) this.threads.delete(threadId);
+    }
   }
 
   /** Keep the open thread with its cursor. */
