@@ -13,7 +13,7 @@ import msgspec
 from gateway import protocol
 from gateway.clock import timestamp
 from gateway.eventlog.log import ThreadLog
-from gateway.text import json_size, normalise, normalise_json
+from gateway.text import json_object, json_size, normalise
 from gateway.view import TurnView
 from providers import (
     Completed,
@@ -34,6 +34,11 @@ SEPARATOR = "\n\n"
 ANSWER_CHARS = 8 * 1024 * 1024
 """More text or reasoning than this in one turn is taken for a provider out of control."""
 SESSION_BYTES = 64 * 1024
+NAME_CHARS = 256
+"""Of the ids that a provider gives: they stand in every frame."""
+TITLE_CHARS = 1000
+"""Of a tool's name and title; what is longer comes cut."""
+COUNT_LIMIT = 2**63
 
 
 class Answer:
@@ -95,12 +100,11 @@ class Answer:
         elif isinstance(event, TextReset):
             self._reset(event)
         elif isinstance(event, Usage):
-            self.usage = {"input_tokens": event.input_tokens, "output_tokens": event.output_tokens}
-            self.usage |= msgspec.to_builtins(event)
+            self._usage(event)
         elif isinstance(event, SessionUpdated):
             self._session(event)
         elif isinstance(event, Completed):
-            self.completed = event
+            self.completed = Completed(_name(event.stop_reason, "stop_reason"))
         else:
             raise _fault(f"it yielded a {type(event).__name__}, which is no event")
 
@@ -125,10 +129,10 @@ class Answer:
         self._open_calls.clear()
 
     def _text(self, delta: TextDelta) -> None:
-        text = normalise(delta.text)
+        text, item_id = _text(delta.text, "text"), _name(delta.item_id, "item_id")
         if not text:
             return
-        item_id = delta.item_id
+        self._count(text)
         if not self._items or self._items[-1][0] != item_id:
             if item_id not in self._item_ids:
                 self._item_ids.add(item_id)
@@ -136,16 +140,15 @@ class Answer:
                     text = SEPARATOR + text
             self._items.append((item_id, []))
         self._items[-1][1].append(text)
-        self._count(text)
         for start in range(0, len(text), self._piece_chars):
             self.pieces += 1
             self.log(protocol.Message, item_id=item_id, content=text[start : start + self._piece_chars])
 
     def _reasoning(self, delta: ReasoningDelta) -> None:
-        text = normalise(delta.text)
+        text, item_id = _text(delta.text, "text"), _name(delta.item_id, "item_id")
         self._count(text)
         for start in range(0, len(text), self._piece_chars):
-            self.log(protocol.Reasoning, item_id=delta.item_id, content=text[start : start + self._piece_chars])
+            self.log(protocol.Reasoning, item_id=item_id, content=text[start : start + self._piece_chars])
 
     def _count(self, text: str) -> None:
         self._chars += len(text)
@@ -153,7 +156,8 @@ class Answer:
             raise ProviderError("too_large", "The answer grew beyond every bound and was stopped.")
 
     def _reset(self, reset: TextReset) -> None:
-        kept = [] if reset.item_id is None else [item for item in self._items if item[0] != reset.item_id]
+        gone = None if reset.item_id is None else _name(reset.item_id, "item_id")
+        kept = [] if gone is None else [item for item in self._items if item[0] != gone]
         if kept and kept[0] is not self._items[0]:
             kept[0] = (kept[0][0], ["".join(kept[0][1]).removeprefix(SEPARATOR)])
         self._items = kept
@@ -162,30 +166,31 @@ class Answer:
         self.log(protocol.Reset, content=self.content)
 
     def _tool_call(self, call: ToolCall) -> None:
-        if call.call_id in self._calls:
+        call_id, name = _name(call.call_id, "call_id"), _text(call.name, "name")[:TITLE_CHARS]
+        title = _text(call.title, "title")[:TITLE_CHARS]
+        arguments = _json(call.arguments, "arguments of a tool call")
+        if call_id in self._calls:
             raise _fault("it began two tool calls with one id")
-        self._calls.add(call.call_id)
-        self._open_calls[call.call_id] = None
-        self.log(
-            protocol.ToolCall,
-            call_id=normalise(call.call_id),
-            name=normalise(call.name),
-            title=normalise(call.title) or normalise(call.name),
-            arguments=_json(call.arguments, "arguments of a tool call"),
-        )
+        self._calls.add(call_id)
+        self._open_calls[call_id] = None
+        self.log(protocol.ToolCall, call_id=call_id, name=name, title=title or name, arguments=arguments)
 
     def _tool_result(self, result: ToolResult) -> None:
-        if result.call_id not in self._open_calls:
-            if result.call_id in self._calls:
+        call_id, summary = _name(result.call_id, "call_id"), _text(result.summary, "summary")
+        if result.status not in ("completed", "failed"):
+            raise _fault("it gave a tool's result a status that there is not")
+        if call_id not in self._open_calls:
+            if call_id in self._calls:
                 return  # a late result of a call that a reset has failed already
             raise _fault("it gave a result for a tool call that it had not begun")
-        del self._open_calls[result.call_id]
-        self.log(
-            protocol.ToolResult,
-            call_id=normalise(result.call_id),
-            status=result.status,
-            summary=normalise(result.summary),
-        )
+        del self._open_calls[call_id]
+        self.log(protocol.ToolResult, call_id=call_id, status=result.status, summary=summary)
+
+    def _usage(self, usage: Usage) -> None:
+        counts = msgspec.structs.asdict(usage)
+        if not all(type(count) is int and 0 <= count < COUNT_LIMIT for count in counts.values()):
+            raise _fault("it counted tokens in something else than whole numbers")
+        self.usage = {name: n for name, n in counts.items() if n or name in ("input_tokens", "output_tokens")}
 
     def _session(self, event: SessionUpdated) -> None:
         session = _json(event.session, "session")
@@ -194,13 +199,25 @@ class Answer:
         self._log.session = session
 
 
+def _text(value: object, field: str) -> str:
+    """A text of a provider as it may be logged; not everything that it yields was seen by a type checker."""
+    if not isinstance(value, str):
+        raise _fault(f"the {field} of an event it yielded is no text")
+    return normalise(value)
+
+
+def _name(value: object, field: str) -> str:
+    name = _text(value, field)
+    if len(name) > NAME_CHARS:
+        raise _fault(f"the {field} of an event it yielded has more than {NAME_CHARS} characters")
+    return name
+
+
 def _json(value: Any, what: str) -> dict[str, Any]:
     try:
-        plain = msgspec.to_builtins(dict(value), str_keys=True)
-        json_size(plain := normalise_json(plain))
-    except (TypeError, ValueError, RecursionError):
+        return json_object(value)
+    except ValueError:
         raise _fault(f"the {what} it gave is not made of JSON values") from None
-    return dict(plain)
 
 
 def _fault(problem: str) -> ProviderError:

@@ -11,19 +11,31 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route, WebSocketRoute
+from starlette.types import Receive, Scope, Send
 
-from gateway.endpoints import console, health, rest
+from gateway.endpoints import console, devices, health, rest
 from gateway.endpoints.answers import failure, refused
-from gateway.endpoints.websocket import agent_socket
+from gateway.endpoints.websocket import AgentSocket
 from gateway.errors import GatewayError
 from gateway.services import Services, open_services
 from gateway.settings import Settings
 
 GOODBYE_SPREAD_MS = 3000
 """Clients come back spread over this time, not all at once."""
-HTTP_CODES = {404: "not_found", 405: "method_not_allowed", 413: "too_large"}
+HTTP_CODES = {404: "not_found", 405: "method_not_allowed"}
 
 _log = structlog.get_logger(__name__)
+
+
+class Gateway(Starlette):
+    """Starlette, but sockets go straight to their route: no middleware has anything to do for them."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "websocket":
+            scope["app"] = self
+            await self.router(scope, receive, send)
+        else:
+            await super().__call__(scope, receive, send)
 
 
 def create_app(settings: Settings) -> Starlette:
@@ -35,14 +47,16 @@ def create_app(settings: Settings) -> Starlette:
             app.state.services = services
             yield
 
-    app = Starlette(
+    app = Gateway(
         routes=[
-            WebSocketRoute("/api/{agent}/ws", agent_socket),
+            WebSocketRoute("/api/{agent}/ws", AgentSocket()),
             Route("/api/health", health.health),
             Route("/health", health.health),
             Route("/api/health/live", health.live),
             Route("/api/health/ready", health.ready),
             Route("/api/agents", rest.agents),
+            Route("/api/agents/{agent}/sessions", rest.sessions),
+            Route("/api/agents/{agent}/sessions/{session_id}", rest.adopt_session, methods=["POST"]),
             Route("/api/threads", rest.threads),
             Route("/api/threads/{thread_id}", rest.thread),
             Route("/api/threads/{thread_id}", rest.rename_thread, methods=["PATCH"]),
@@ -51,20 +65,24 @@ def create_app(settings: Settings) -> Starlette:
             Route("/api/turns/{turn_id}", rest.turn),
             Route("/api/turns/{turn_id}/cancel", rest.cancel_turn, methods=["POST"]),
             Route("/api/turns/{turn_id}/retry", rest.retry_turn, methods=["POST"]),
+            Route("/api/devices", devices.devices),
+            Route("/api/devices/{device_id}", devices.device),
+            Route("/api/devices/{device_id}", devices.put_device, methods=["PUT"]),
+            Route("/api/devices/{device_id}", devices.delete_device, methods=["DELETE"]),
+            Route("/api/devices/{device_id}/test", devices.try_device, methods=["POST"]),
             Route("/api/approvals/{approval_id}", rest.decide_approval, methods=["POST"]),
             Route("/api/{agent}/messages", rest.send_message, methods=["POST"]),
             *console.routes(),
         ],
         exception_handlers={GatewayError: refused, HTTPException: _http_error, Exception: _internal_error},
         lifespan=lifespan,
-        max_body_size=rest.BODY_BYTES,
     )
 
     async def drain() -> None:
         services: Services = app.state.services
-        services.turns.draining = True
+        services.runner.draining = True
         services.hub.say_goodbye("the server restarts", GOODBYE_SPREAD_MS)
-        await services.turns.drain(settings.drain_seconds)
+        await services.runner.drain(settings.drain_seconds)
 
     app.state.drain = drain
     return app

@@ -16,13 +16,18 @@ from gateway.clock import now, rfc3339
 from gateway.errors import BadFrame, NotFound
 from gateway.eventlog.local import LocalEventLog
 from gateway.ids import new_id
+from gateway.pushing import Pushing
 from gateway.store.base import Store
 from gateway.store.records import Approval
-from gateway.text import normalise, normalise_json
-from providers import DECLINED, ApprovalRequest, Decision
+from gateway.text import json_object, normalise
+from providers import DECLINED, ApprovalRequest, Decision, ProviderError
 
 if TYPE_CHECKING:
-    from gateway.running import RunningTurn
+    from gateway.runner.running import RunningTurn
+
+
+TITLE_CHARS = 1000
+"""A longer title comes cut."""
 
 
 class _Open(msgspec.Struct):
@@ -35,8 +40,9 @@ class _Open(msgspec.Struct):
 class Approvals:
     """The approvals that are open in this process; those that are over are in the store."""
 
-    def __init__(self, store: Store, logs: LocalEventLog, timeout_seconds: float) -> None:
+    def __init__(self, store: Store, logs: LocalEventLog, pushing: Pushing, timeout_seconds: float) -> None:
         self._store = store
+        self._pushing = pushing
         self._logs = logs
         self._timeout_seconds = timeout_seconds
         self._open: dict[str, _Open] = {}
@@ -46,7 +52,7 @@ class Approvals:
 
         Cancelled with the turn, and then resolved as `cancelled`.
         """
-        if running.stopped_by is not None or running.ended.is_set():
+        if running.stopped_by is not None or running.finishing:
             return Decision(DECLINED.id, expired=True)
         asked = now()
         approval_id = new_id("p")
@@ -64,13 +70,14 @@ class Approvals:
             resolved_at=None,
         )
         decided: asyncio.Future[Decision] = asyncio.get_running_loop().create_future()
-        offered = frozenset(option.id for option in request.options)
+        offered = frozenset(option.id for option in shown["options"])
         opened = self._open[approval_id] = _Open(record, running, offered, decided)
         running.answer.log(protocol.ApprovalRequest, **shown)
         self._remember(opened)
         running.deadlines.pause()
         try:
             async with asyncio.timeout(self._timeout_seconds):
+                await self._pushing.ask(record, running.agent.name, running.turn.answer_id)
                 return await decided
         except asyncio.CancelledError:
             if approval_id in self._open:
@@ -97,7 +104,9 @@ class Approvals:
         """
         opened = self._open.get(approval_id)
         if opened is None or opened.running.log.user_id != user_id:
-            record = await self._store.approval(user_id, approval_id)
+            record = self._logs.pending_approval(user_id, approval_id)
+            if record is None:
+                record = await self._store.approval(user_id, approval_id)
             if record is None or record.decision is None:
                 raise NotFound("there is no such approval", field="approval_id")
             return _standing(record), False
@@ -113,6 +122,8 @@ class Approvals:
         for opened in list(self._open.values()):
             if opened.running is running:
                 self._resolve(opened, "cancelled", None, None)
+                if not opened.decided.done():  # somebody the provider left behind still waits
+                    opened.decided.set_result(Decision(DECLINED.id))
 
     def cancel_recovered(self, running: RunningTurn) -> None:
         """Resolve what a turn had open when the process died that ran it."""
@@ -151,12 +162,17 @@ def _shown(approval_id: str, request: ApprovalRequest, expires_at: int) -> dict[
     options: Sequence[protocol.ApprovalOption] = [
         protocol.ApprovalOption(normalise(option.id), normalise(option.label)) for option in request.options
     ]
+    try:
+        detail = json_object(request.detail)
+    except ValueError:
+        message = "The agent's provider broke its contract: the detail of an approval is not made of JSON values."
+        raise ProviderError("provider_fault", message) from None
     return {
         "approval_id": approval_id,
-        "call_id": request.call_id,
+        "call_id": None if request.call_id is None else normalise(request.call_id),
         "kind": request.kind,
-        "title": normalise(request.title),
-        "detail": normalise_json(dict(request.detail)),
+        "title": normalise(request.title)[:TITLE_CHARS],
+        "detail": detail,
         "options": options,
         "free_text": request.free_text,
         "expires_at": rfc3339(expires_at),

@@ -20,6 +20,7 @@ async def perform(frame: protocol.AnyClientFrame, connection: Connection, servic
     user_id = connection.user_id
     match frame:
         case protocol.SendMessage():
+            connection.expect_room(frame.thread_id)
             accepted = await services.turns.submit(user_id, connection.agent, frame)
             await services.resume.follow_turn(connection, accepted)
         case protocol.Attach():

@@ -31,13 +31,14 @@ class Deadlines:
     who waits asks `left()` for the length of its next wait.
     """
 
-    __slots__ = ("_clock", "_limits", "_paused", "_started", "_touched", "phase")
+    __slots__ = ("_clock", "_limits", "_paused", "_shortest", "_started", "_touched", "phase")
 
     def __init__(self, limits: Limits, clock: Callable[[], float]) -> None:
         self._limits = limits
         self._clock = clock
         self._started = self._touched = clock()
         self._paused = 0
+        self._shortest = min(limits.first_event_seconds, limits.idle_seconds, CLOSING_SECONDS)
         self.phase: Phase = "first_event"
 
     def touch(self) -> None:
@@ -52,7 +53,8 @@ class Deadlines:
         self._touched = self._clock()
 
     def pause(self) -> None:
-        """A person is asked: until `resume`, only the limit of the whole turn counts."""
+        """The provider need not speak now, a person is asked for instance: until `resume`, only the limit of the whole
+        turn counts."""
         self._paused += 1
 
     def resume(self) -> None:
@@ -60,8 +62,9 @@ class Deadlines:
         self._touched = self._clock()
 
     def left(self) -> float:
-        """Seconds until something expires if nothing happens; 0 or less: it has."""
-        return min(self._left_total(), self._left_phase())
+        """Seconds until something expires if nothing happens, or a shorter deadline may have begun: never more than
+        the shortest of them. 0 or less: one has expired."""
+        return min(self._left_total(), self._left_phase(), self._shortest)
 
     def expired(self) -> Phase | None:
         """Which deadline has passed."""
@@ -73,10 +76,10 @@ class Deadlines:
         return self._started + self._limits.total_seconds - self._clock()
 
     def _left_phase(self) -> float:
-        if self._paused:
-            return float("inf")
         limit = {
             "first_event": self._limits.first_event_seconds,
             "idle": self._limits.idle_seconds,
         }.get(self.phase, CLOSING_SECONDS)
+        if self._paused:
+            return limit  # counts from `resume` on, which is not before now
         return self._touched + limit - self._clock()

@@ -11,8 +11,10 @@ GatewayError
 ├── NotRetryable        not_retryable      the turn is not over, or it succeeded
 ├── Busy                busy               a turn runs and none may wait behind it
 │   └── QueueFull                          as many turns wait in the thread as may
+├── TooLarge            too_large          a body of more bytes than may be sent
 ├── LimitExceeded       limit_exceeded     more of something than one connection may have
 ├── AgentUnavailable    agent_unavailable  the agent is not configured; the reason is for the operator
+├── UpstreamFailed      upstream_failed    the agent's backend could not do what was asked for just now
 ├── Draining            draining           this server is about to stop; another one takes new messages
 └── StoreUnavailable    unavailable        the database does not answer
 """
@@ -96,6 +98,10 @@ class QueueFull(Busy):
         super().__init__("too many messages wait in this thread: try again when a turn has ended")
 
 
+class TooLarge(GatewayError):
+    code, status = "too_large", 413
+
+
 class LimitExceeded(GatewayError):
     code, status = "limit_exceeded", 429
 
@@ -104,18 +110,27 @@ class AgentUnavailable(GatewayError):
     code, status = "agent_unavailable", 503
 
 
+class UpstreamFailed(GatewayError):
+    code, status, retryable = "upstream_failed", 502, True
+
+
 class Draining(GatewayError):
     code, status, retryable = "draining", 503, True
 
 
 class StoreUnavailable(GatewayError):
-    """`reason` is for the operator."""
+    """The database cannot be reached, or refuses to work; `reason` is for the operator.
+
+    What was asked for did not happen, unless the connection was lost, or the store closed, during the commit itself:
+    ask again. No method of the store does its work twice.
+    """
 
     code, status, retryable = "unavailable", 503, True
 
     def __init__(self, reason: str = "the database does not answer") -> None:
         super().__init__("the server cannot reach its database: nothing was changed, try again")
         self.reason = reason
+        self.args = (reason,)
 
     def __str__(self) -> str:
         return self.reason

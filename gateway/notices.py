@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from gateway.clock import timestamp
+from gateway.clock import now, timestamp
 from gateway.connection import Connection
 from gateway.errors import NotFound, StoreUnavailable
 from gateway.hub import Hub
 from gateway.protocol import Read, ThreadUpdated
+from gateway.pushing import Pushing
 from gateway.store.base import Store
 from gateway.store.records import Thread, ThreadSummary
 
@@ -16,8 +17,9 @@ PREVIEW_CHARS = 200
 class Notices:
     """Tells all sockets of a user. A notice is a hint: it is not logged, and the history has it all."""
 
-    def __init__(self, store: Store, hub: Hub) -> None:
+    def __init__(self, store: Store, hub: Hub, pushing: Pushing) -> None:
         self._store = store
+        self._pushing = pushing
         self._hub = hub
 
     async def changed(self, user_id: str, thread_id: str) -> None:
@@ -49,12 +51,14 @@ class Notices:
 
     async def seen(self, user_id: str, thread_id: str, message_id: str, by: Connection | None) -> None:
         """Move the read mark, and tell the user's other devices if it moved. Raises `NotFound`."""
-        moved = await self._store.mark_read(user_id, thread_id, message_id)
+        device_id = by.device_id if by is not None else None
+        moved = await self._store.mark_read(user_id, thread_id, message_id, device_id, now())
         if moved is None:
             raise NotFound("there is no such message in this thread", field="message_id")
         if moved:
             notice = Read(timestamp=timestamp(), thread_id=thread_id, message_id=message_id)
             self._hub.tell(user_id, notice, but=by)
+            self._pushing.wake()
             await self.changed(user_id, thread_id)
 
 

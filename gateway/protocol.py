@@ -129,7 +129,13 @@ class Ping(ClientFrame):
     """Asks for a `pong`."""
 
     type: Literal["ping"]
-    nonce: Annotated[str, StringConstraints(max_length=128)] | int | float | None = None
+    nonce: (
+        Annotated[str, StringConstraints(max_length=128)]
+        | Annotated[int, Field(ge=-(2**63), lt=2**64)]
+        | Annotated[float, Field(allow_inf_nan=False)]
+        | None
+    ) = None
+    """A number must be one that the encoder can give back."""
 
 
 AnyClientFrame: TypeAlias = Auth | SendMessage | Attach | Detach | Cancel | Approval | Seen | Ping
@@ -170,10 +176,10 @@ def decode(text: str) -> AnyClientFrame:
 def parse_object(text: str | bytes, what: str) -> dict[str, Any]:
     """The JSON object in `text`, its strings normalised. Raises `BadFrame`, which calls it `what`."""
     try:
-        value = json.loads(text)
+        value = json.loads(text, parse_constant=_refuse)
     except json.JSONDecodeError as error:
         raise BadFrame(f"{what} is a JSON object; this is no JSON (at character {error.pos})") from None
-    except (ValueError, RecursionError):  # not UTF-8, a number of thousands of digits, nesting without end
+    except (ValueError, RecursionError):  # not UTF-8, NaN, a number of thousands of digits, nesting without end
         raise BadFrame(f"{what} is a JSON object; this one cannot be read") from None
     if not isinstance(value, dict):
         raise BadFrame(f"{what} is a JSON object, not a {_json_name(value)}")
@@ -182,6 +188,10 @@ def parse_object(text: str | bytes, what: str) -> dict[str, Any]:
     except RecursionError:
         raise BadFrame(f"{what} is a JSON object; this one is nested too deeply") from None
     return normalised
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError("NaN and the infinities are no JSON")
 
 
 def validate(model: type[Model], value: object) -> Model:
@@ -408,8 +418,13 @@ def encode(frame: Frame) -> str:
     return _encoder.encode(frame).decode()
 
 
+def encode_json(value: object) -> str:
+    """A JSON value as text."""
+    return _encoder.encode(value).decode()
+
+
 def fitted(frame: Sized, limit: int) -> Sized:
-    """The frame with its long part cut so that it takes at most `limit` bytes (plus a few for saying so).
+    """The frame with its long part cut so that it takes at most `limit` bytes.
 
     A cut text says `truncated` and its whole `length` in code points.
     """
@@ -417,10 +432,10 @@ def fitted(frame: Sized, limit: int) -> Sized:
     if size <= limit:
         return frame
     if isinstance(frame, ToolCall):
-        room = limit - (size - json_size(frame.arguments))
+        room = limit - (size - json_size(frame.arguments)) - len(',"truncated":true')
         return msgspec.structs.replace(frame, arguments=cut_json(frame.arguments, room), truncated=True)
     if isinstance(frame, ApprovalRequest):
-        room = limit - (size - json_size(frame.detail))
+        room = limit - (size - json_size(frame.detail)) - len(',"truncated":true')
         return msgspec.structs.replace(frame, detail=cut_json(frame.detail, room), truncated=True)
     name = "summary" if isinstance(frame, ToolResult) else "content"
     text: str = getattr(frame, name)

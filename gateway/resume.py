@@ -10,10 +10,10 @@ from gateway.errors import NotFound
 from gateway.eventlog.local import LocalEventLog
 from gateway.eventlog.log import ThreadLog
 from gateway.eventlog.position import Position
-from gateway.protocol import Accepted, Attached, OpenTurn, Snapshot
+from gateway.protocol import Accepted, ApprovalRequest, Attached, OpenTurn, Snapshot
 from gateway.store import records
 from gateway.store.base import Store
-from gateway.text import cut, json_size
+from gateway.text import cut, cut_json, json_size
 
 SNAPSHOT_MESSAGES = 50
 APPROVAL_FIELDS = ("approval_id", "turn_id", "kind", "title", "detail", "options", "free_text", "expires_at", "call_id")
@@ -34,6 +34,7 @@ class Resume:
             NotFound: the connection's user has no such thread.
             LimitExceeded: the connection follows too many.
         """
+        connection.expect_room(thread_id)
         thread = await self._store.thread(connection.user_id, thread_id)
         if thread is None:
             raise NotFound("there is no such thread", field="thread_id")
@@ -109,7 +110,8 @@ class Resume:
         # From here to the end nothing waits: what is shown is one moment of the log.
         position, running = log.position, log.running
         shown_turn = running.view.shown(running.turn_id, self._frame_bytes // 3) if running is not None else None
-        approvals = [_approval(event) for event in running.view.approvals.values()] if running is not None else []
+        opened = list(running.view.approvals.values()) if running is not None else []
+        approvals = [_approval(event, self._frame_bytes // (4 * len(opened))) for event in opened]
         unshown = {turn.turn_id for turn in turns if running is None or turn.turn_id != running.turn_id}
         listed = [
             shown_message(message)
@@ -176,5 +178,7 @@ def _listed(turns: list[records.Turn]) -> list[OpenTurn]:
     return [OpenTurn(turn.turn_id, turn.status, ahead) for ahead, turn in enumerate(turns)]
 
 
-def _approval(event: Any) -> dict[str, Any]:
-    return {name: getattr(event, name) for name in APPROVAL_FIELDS}
+def _approval(event: ApprovalRequest, limit: int) -> dict[str, Any]:
+    shown = {name: getattr(event, name) for name in APPROVAL_FIELDS}
+    shown["detail"] = cut_json(dict(event.detail), limit)
+    return shown

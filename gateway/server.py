@@ -13,7 +13,7 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
 from typing import TYPE_CHECKING
 
@@ -24,6 +24,7 @@ from uvicorn.server import HANDLED_SIGNALS
 
 from gateway.draining import Drain, DrainResult, drain_within
 from gateway.logs import log_loop_exception
+from gateway.request_deadline import DeadlineH11Protocol
 from gateway.settings import Settings
 
 if TYPE_CHECKING:
@@ -118,7 +119,7 @@ class GatewayServer(uvicorn.Server):
     def __init__(
         self, app: ASGIApp, settings: Settings, drain: Drain, *, listeners: Sequence[socket.socket] | None = None
     ) -> None:
-        self._lifespan_guard = _LifespanGuard(app)
+        self._lifespan_guard = _LifespanGuard(app, self._stop)
         super().__init__(_config(self._lifespan_guard, settings))
         self.settings = settings
         self.listeners = list(listeners if listeners is not None else listen(settings.host, settings.port))
@@ -137,10 +138,10 @@ class GatewayServer(uvicorn.Server):
 
     @property
     def exit_code(self) -> int:
-        """0 after a stop that was asked for and went as it should; 128 + signal when forced; 1 if a deadline passed."""
+        """0 after a stop that was asked for and went as it should, 128 + signal when forced, else 1."""
         if self._forced_by is not None:
             return 128 + self._forced_by
-        return 0 if self.drain_result == "drained" else 1
+        return 0 if self.drain_result == "drained" and self._lifespan_guard.failure is None else 1
 
     def run(self, sockets: list[socket.socket] | None = None) -> None:
         """Serve until asked to stop, in an event loop of its own.
@@ -148,10 +149,7 @@ class GatewayServer(uvicorn.Server):
         Raises:
             StartupFailed: the application did not start.
         """
-        with contextlib.ExitStack() as closing:
-            for listener in self.listeners:
-                closing.enter_context(listener)
-            super().run(sockets=sockets)
+        super().run(sockets=sockets)
 
     async def serve(self, sockets: list[socket.socket] | None = None) -> None:
         """Serve until asked to stop.
@@ -166,6 +164,8 @@ class GatewayServer(uvicorn.Server):
             await super().serve(sockets=sockets if sockets is not None else self.listeners)
         finally:
             gc.unfreeze()
+            for listener in self.listeners:
+                listener.close()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         try:
@@ -182,9 +182,11 @@ class GatewayServer(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         assert self._forced is not None, "set in serve()"  # noqa: S101 - states an order of calls for the type checker
         log.info("draining", seconds=self.settings.drain_seconds)
-        self.drain_result = await drain_within(
-            self._drain, self.settings.drain_seconds + DRAIN_MARGIN_SECONDS, self._forced
-        )
+        if self._lifespan_guard.failure is None:
+            seconds = self.settings.drain_seconds + DRAIN_MARGIN_SECONDS
+            self.drain_result = await drain_within(self._drain, seconds, self._forced)
+        else:
+            self.drain_result = "failed"  # what would be drained is gone
         log.info("drained", result=self.drain_result)
         try:
             # uvicorn bounds the connections' end (timeout_graceful_shutdown), but not the lifespan's.
@@ -222,6 +224,9 @@ class GatewayServer(uvicorn.Server):
         if self._loop is not None:
             self._loop.call_soon_threadsafe(self._force)
 
+    def _stop(self) -> None:
+        self.should_exit = True
+
     def _force(self) -> None:
         if self._forced is not None:
             self._forced.set()
@@ -232,7 +237,7 @@ class GatewayServer(uvicorn.Server):
 def _config(app: ASGIApp, settings: Settings) -> uvicorn.Config:
     return uvicorn.Config(
         _as_uvicorn(app),
-        http="h11",
+        http=DeadlineH11Protocol,  # h11: httptools accepts heads of 64 MiB
         ws="websockets-sansio",
         loop="auto",
         interface="asgi3",
@@ -255,18 +260,26 @@ def _as_uvicorn(app: ASGIApp) -> ASGIApplication:
 
 
 class _LifespanGuard:
-    """Keeps the exception that stopped the start, and its traceback, which Starlette formats, out of uvicorn's log."""
+    """Sees how the application's lifespan ends, which uvicorn keeps to itself.
 
-    def __init__(self, app: ASGIApp) -> None:
+    Starlette hands uvicorn a formatted traceback to log; that stays out of the log. What ends the lifespan after the
+    start, be it in the middle of serving, is logged here, and `on_failure` is called.
+    """
+
+    def __init__(self, app: ASGIApp, on_failure: Callable[[], None]) -> None:
         self._app = app
+        self._on_failure = on_failure
         self.failure: BaseException | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "lifespan":
             await self._app(scope, receive, send)
             return
+        started = False
 
         async def send_without_text(message: Message) -> None:
+            nonlocal started
+            started = started or message["type"] == "lifespan.startup.complete"
             if message["type"].endswith(".failed"):
                 message = {"type": message["type"], "message": ""}
             await send(message)
@@ -275,4 +288,7 @@ class _LifespanGuard:
             await self._app(scope, receive, send_without_text)
         except BaseException as error:
             self.failure = error
+            if started:
+                log.error("application_failed", exc_info=error)
+                self._on_failure()
             raise

@@ -12,9 +12,13 @@ from gateway.approvals import Approvals
 from gateway.auth import Authenticator, authenticator
 from gateway.eventlog.local import LocalEventLog
 from gateway.hub import Hub
+from gateway.loopwatch import LoopWatch
 from gateway.notices import Notices
+from gateway.pushing import Pushing
 from gateway.resume import Resume
+from gateway.runner.local import LocalRunner
 from gateway.senddeadline import SendDeadlines
+from gateway.sessions import Sessions
 from gateway.settings import Settings
 from gateway.store.base import Store
 from gateway.store.sql import SqlStore
@@ -31,9 +35,13 @@ class Services:
     hub: Hub
     notices: Notices
     approvals: Approvals
+    runner: LocalRunner
     turns: TurnEngine
     resume: Resume
+    sessions: Sessions
     send_deadlines: SendDeadlines
+    loop_watch: LoopWatch
+    pushing: Pushing
 
 
 @contextlib.asynccontextmanager
@@ -47,18 +55,25 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
     tokens = authenticator(settings)
     frame_bytes = settings.limits.server_frame_bytes
     hub = Hub()
-    async with SqlStore.open(settings.database) as store, Agents.open(settings) as agents:
+    async with (
+        LoopWatch() as loop_watch,
+        SqlStore.open(settings.database) as store,
+        Pushing.open(settings, store) as pushing,
+        Agents.open(settings) as agents,
+    ):
         logs = LocalEventLog(store)
-        notices = Notices(store, hub)
-        approvals = Approvals(store, logs, settings.approval.timeout_seconds)
+        notices = Notices(store, hub, pushing)
+        approvals = Approvals(store, logs, pushing, settings.approval.timeout_seconds)
         send_deadlines = SendDeadlines(settings.send_seconds)
         background = [
             asyncio.create_task(logs.keep_checkpointing(), name="checkpoints"),
+            asyncio.create_task(logs.keep_trimming(), name="trimming"),
             asyncio.create_task(send_deadlines.keep(), name="send deadlines"),
         ]
         try:
-            async with TurnEngine(settings, store, logs, agents, approvals, notices) as turns:
-                await turns.recover()
+            runner = LocalRunner(store, logs, agents, approvals, notices, pushing, frame_bytes)
+            async with runner, TurnEngine(settings, store, agents, notices, runner) as turns:
+                await runner.recover()
                 yield Services(
                     settings=settings,
                     authenticator=tokens,
@@ -68,9 +83,13 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
                     hub=hub,
                     notices=notices,
                     approvals=approvals,
+                    runner=runner,
                     turns=turns,
                     resume=Resume(store, logs, frame_bytes),
+                    sessions=Sessions(store, agents, notices),
                     send_deadlines=send_deadlines,
+                    loop_watch=loop_watch,
+                    pushing=pushing,
                 )
             await logs.checkpoint()
         finally:

@@ -45,10 +45,6 @@ DEFAULT_AGENTS: Mapping[str, Mapping[str, Any]] = {
 UNSUPPORTED: dict[str, str] = {
     "redis_url": "many nodes",
     "auth.jwt": "JSON Web Tokens",
-    "push.apns": "push through APNs",
-    "push.fcm": "push through FCM",
-    "push.webpush": "Web Push",
-    "push.ntfy": "push through ntfy",
 }
 """Settings whose feature this version does not have, with what they ask for: giving one stops the start.
 `lease_seconds` is not among them: it says something about many nodes, and nothing without them."""
@@ -184,16 +180,25 @@ class FcmSettings(_Group):
 class WebPushSettings(_Group):
     private_key_path: Path
     subject: str
+    """Whom a push service may write to about trouble: a `mailto:` or `https:` URL."""
+    ca_path: Path | None = None
+    allow_http: bool = False
+    """Also push to endpoints without TLS, in a closed network."""
 
 
 class NtfySettings(_Group):
     server: str
     token: SecretStr | None = None
+    ca_path: Path | None = None
 
 
 class PushSettings(_Group):
     policy: Literal["unseen", "always", "never"] = "unseen"
     grace_seconds: float = Field(default=3, ge=0, allow_inf_nan=False)
+    ttl_seconds: Seconds = 24 * 3600
+    """How long a push is worth delivering, and how long its `fetch_token` is good."""
+    id_only: bool = False
+    """No text of a conversation passes through Apple, Google or anyone: ids and `fetch_token` only."""
     apns: ApnsSettings | None = None
     fcm: FcmSettings | None = None
     webpush: WebPushSettings | None = None

@@ -33,6 +33,21 @@ def normalise_json(value: Any) -> Any:
     return value
 
 
+def json_object(value: Any) -> dict[str, Any]:
+    """A mapping as a JSON object that every encoder and database takes; NaN becomes null.
+
+    Raises:
+        ValueError: it is no mapping, or something in it is no JSON value or a number beyond 64 bits.
+    """
+    try:
+        plain = normalise_json(msgspec.to_builtins(dict(value), str_keys=True))
+        made: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(plain))
+        msgspec.msgpack.encode(made)
+    except (TypeError, ValueError, OverflowError, RecursionError, msgspec.MsgspecError):
+        raise ValueError("not made of JSON values") from None
+    return made
+
+
 def json_size(value: object) -> int:
     """Bytes that `value` takes in a frame."""
     return len(msgspec.json.encode(value))

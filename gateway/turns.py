@@ -1,121 +1,57 @@
-"""The turn engine: from a user's message to the one terminal state of its turn.
+"""The turn engine, as clients see it: submit, steer, cancel, retry, delete.
 
-    submit → store.accept → run: provider.stream → Answer → log …… → store.finish → done
-
-One task runs a turn from its start to its end. It owns a second one that owns the provider's generator, so that a
-generator that swallows its cancellation can be left behind without the turn waiting for it.
+submit → store.accept → runner.start     a new turn
+         store.accept → steering         a message for the turn that runs
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import random
-import time
 from collections.abc import Coroutine
-from typing import Any, Literal, TypeAlias, TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 import structlog
-from msgspec import UNSET
 
-from gateway import protocol
 from gateway.agents import Agents
-from gateway.approvals import Approvals
-from gateway.clock import now, timestamp
-from gateway.deadlines import CLOSING_SECONDS
-from gateway.errors import Draining, GatewayError, NotFound, NotRetryable, StoreUnavailable
-from gateway.eventlog.local import LocalEventLog, decode_events
+from gateway.clock import now
+from gateway.errors import Draining, NotFound, NotRetryable
 from gateway.ids import new_id
 from gateway.notices import Notices
 from gateway.protocol import MessageBody
-from gateway.running import RunningTurn
+from gateway.runner.local import LocalRunner
 from gateway.settings import Settings
 from gateway.store.base import Store
-from gateway.store.records import Accepted, NewTurn, Outcome, Thread, Turn
-from providers import Decision, Message, Provider, ProviderError
-from providers import Turn as ProviderTurn
+from gateway.store.records import Accepted, NewTurn, Thread, Turn
+from providers import Message
 
-RETRIES = 2
-"""Repeated calls of one turn, and only of a call that the upstream refused before the first byte."""
-RETRY_BUDGET_SECONDS = 30.0
-"""All waiting between the calls of one turn. An upstream that asks for more fails the turn, with its retry_after."""
-BREATH = 32
-"""Events of one provider after which others get a turn on the loop, even if it never waits."""
-HISTORY_MESSAGES = 1000
-"""The newest messages of a thread that a provider gets."""
 TITLE_CHARS = 80
-EXPIRED = {
-    "first_event": "The agent did not begin to answer in time.",
-    "idle": "The agent fell silent in the middle of its answer.",
-    "total": "The answer took longer than a turn may take.",
-}
 
 Result = TypeVar("Result")
-Ending: TypeAlias = Literal["completed", "cancelled", "failed", "interrupted"]
 
 _log = structlog.get_logger(__name__)
 
 
-class Failure(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Why a turn did not complete, as `done.error` shows it."""
-
-    code: str
-    message: str
-    retryable: bool
-    retry_after: float | None = None
-
-
-INTERRUPTED = Failure(
-    "interrupted", "The server stopped while the agent was answering. What it had said is kept.", True
-)
-
-
 class TurnEngine:
-    """Runs turns in this process. `async with` it: leaving waits for nothing and stops what still runs."""
+    """What people may ask of turns. A change that was begun is not given up when the client goes away that asked."""
 
-    def __init__(
-        self,
-        settings: Settings,
-        store: Store,
-        logs: LocalEventLog,
-        agents: Agents,
-        approvals: Approvals,
-        notices: Notices,
-    ) -> None:
+    def __init__(self, settings: Settings, store: Store, agents: Agents, notices: Notices, runner: LocalRunner) -> None:
         self._settings = settings
         self._store = store
-        self._logs = logs
         self._agents = agents
-        self._approvals = approvals
         self._notices = notices
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._by_thread: dict[int, RunningTurn] = {}
-        self._by_turn: dict[str, RunningTurn] = {}
+        self._runner = runner
         self._changes: set[asyncio.Task[Any]] = set()
-        self._left_behind: set[asyncio.Task[None]] = set()
-        self.draining = False
 
     @property
-    def count(self) -> int:
-        """Turns that run."""
-        return len(self._by_turn)
-
-    def running(self, turn_id: str) -> RunningTurn | None:
-        """The turn, if it runs here."""
-        return self._by_turn.get(turn_id)
-
-    # --- what clients ask for ---
+    def draining(self) -> bool:
+        """Whether no new message is taken."""
+        return self._runner.draining
 
     async def submit(
-        self,
-        user_id: str,
-        agent_name: str,
-        message: MessageBody,
-        *,
-        retry_of: str | None = None,
+        self, user_id: str, agent_name: str, message: MessageBody, *, retry_of: str | None = None
     ) -> Accepted:
-        """Commit the message, and start its turn or queue it. A repeated `id` starts nothing.
+        """Commit the message; start its turn, queue it, or hand it to the running turn. A repeated `id` starts nothing.
 
         Raises:
             GatewayError: nothing was stored.
@@ -125,44 +61,56 @@ class TurnEngine:
         if self.draining:
             raise Draining("this server is about to stop: send the message again to another one", retry_after=1.0)
         at = now()
-        return await self._uninterrupted(
-            self._accept(
-                NewTurn(
-                    user_id=user_id,
-                    agent=agent_name,
-                    thread_id=message.thread_id or new_id("t"),
-                    thread_chosen_by_client=message.thread_id is not None,
-                    client_id=message.id,
-                    turn_id=new_id("u"),
-                    message_id=new_id("m"),
-                    answer_id=new_id("m"),
-                    content=message.content,
-                    attachments=tuple(message.attachments),
-                    retry_of=retry_of,
-                    epoch=at,
-                    title=title_of(message.content),
-                    queue_limit=0 if message.when_busy == "reject" else self._settings.limits.queue,
-                    at=at,
-                )
-            )
+        new = NewTurn(
+            user_id=user_id,
+            agent=agent_name,
+            thread_id=message.thread_id or new_id("t"),
+            thread_chosen_by_client=message.thread_id is not None,
+            client_id=message.id,
+            turn_id=new_id("u"),
+            message_id=new_id("m"),
+            answer_id=new_id("m"),
+            content=message.content,
+            attachments=tuple(message.attachments),
+            retry_of=retry_of,
+            epoch=at,
+            title=title_of(message.content),
+            queue_limit=0 if message.when_busy == "reject" else self._settings.limits.queue,
+            at=at,
         )
+        if message.when_busy == "steer" and message.thread_id is not None and "steer" in agent.capabilities:
+            return await self._uninterrupted(self._steer(new))
+        return await self._uninterrupted(self._accept(new))
 
     async def _accept(self, new: NewTurn) -> Accepted:
-        accepted = await self._store.accept(new)
+        return await self._begin(await self._store.accept(new), new)
+
+    async def _begin(self, accepted: Accepted, new: NewTurn) -> Accepted:
         if not accepted.duplicate:
-            turn = accepted.turn
-            _log.info(
-                "turn_accepted",
-                turn_id=turn.turn_id,
-                thread_id=accepted.thread.thread_id,
-                user_id=new.user_id,
-                agent=new.agent,
-                queued=accepted.queued,
-                chars=len(turn.content),
-            )
-            if turn.status == "running":
-                await self._start(turn)
+            _log_accepted(accepted, new)
+            if accepted.turn.status == "running":
+                await self._runner.start(accepted.turn)
         return accepted
+
+    async def _steer(self, new: NewTurn) -> Accepted:
+        """Hand the message to the running turn if its provider waits for one, else accept it as any other."""
+        thread = await self._store.thread(new.user_id, new.thread_id)
+        running = None if thread is None else self._runner.in_thread(thread.key)
+        if running is None or not await running.steering.wanted():
+            return await self._accept(new)
+        async with running.log.flushing:  # the turn cannot end meanwhile
+            steer_into = None if running.finishing or running.stopped_by is not None else running.turn_id
+            accepted = await self._store.accept(msgspec.structs.replace(new, steer_into=steer_into))
+            if not accepted.steered:
+                return await self._begin(accepted, new)
+            if accepted.duplicate:
+                return accepted
+            if running.steering.hand_over(Message("user", new.content)):
+                running.log_user_message(accepted.turn)
+                _log_accepted(accepted, new)
+                return accepted
+            await self._store.unsteer(new.message_id)
+        return await self._accept(new)
 
     async def retry(self, user_id: str, turn_id: str) -> Accepted:
         """Start a new turn with the message of one that did not complete.
@@ -180,8 +128,7 @@ class TurnEngine:
         """Stop a turn, running or queued. One that has ended stays as it is. Raises `NotFound`."""
         thread, _ = await self._find(user_id, turn_id)
         await self._uninterrupted(self._cancel_queued(thread.key, turn_id))
-        if (running := self._by_turn.get(turn_id)) is not None:
-            running.stop("cancelled")
+        await self._runner.cancel_running(thread.key, turn_id)
 
     async def cancel_thread(self, user_id: str, thread_id: str) -> None:
         """Stop the running turn of a thread and every queued one. Raises `NotFound`."""
@@ -189,14 +136,13 @@ class TurnEngine:
         if thread is None:
             raise NotFound("there is no such thread", field="thread_id")
         await self._uninterrupted(self._cancel_queued(thread.key, None))
-        if (running := self._by_thread.get(thread.key)) is not None:
-            running.stop("cancelled")
+        await self._runner.cancel_running(thread.key, None)
 
     async def delete_thread(self, user_id: str, thread_id: str) -> None:
         """Stop whatever runs in a thread, and delete it with all that belongs to it. Raises `NotFound`."""
         await self.cancel_thread(user_id, thread_id)
         thread = await self._store.thread(user_id, thread_id)
-        if thread is not None and (running := self._by_thread.get(thread.key)) is not None:
+        if thread is not None and (running := self._runner.in_thread(thread.key)) is not None:
             await running.ended.wait()
         if not await self._store.delete(user_id, thread_id):
             raise NotFound("there is no such thread", field="thread_id")
@@ -204,7 +150,6 @@ class TurnEngine:
             self._notices.deleted(thread)
 
     async def _uninterrupted(self, change: Coroutine[Any, Any, Result]) -> Result:
-        """Await a change that must not stop half-way when the client that asked for it goes away."""
         task = asyncio.get_running_loop().create_task(change)
         self._changes.add(task)
         task.add_done_callback(self._changes.discard)
@@ -218,302 +163,34 @@ class TurnEngine:
 
     async def _cancel_queued(self, thread_key: int, turn_id: str | None) -> None:
         cancelled = await self._store.cancel_queued(thread_key, turn_id, now())
-        if not cancelled:
-            return
-        async with self._logs.held(thread_key) as log:
-            for turn in cancelled:
-                stopped = RunningTurn(turn, log, self._agents.of(turn.agent), self._settings.limits.server_frame_bytes)
-                self._log_user_message(stopped)
-                log.append(self._done(stopped, "cancelled", None, 0))
-                _log.info("turn_done", turn_id=turn.turn_id, status="cancelled", pieces=0)
-            self._logs.touch(log)
-        await self._notices.changed(log.user_id, log.thread_id)
-
-    # --- the life of a turn ---
-
-    async def _start(self, turn: Turn) -> None:
-        log = await self._logs.hold(turn.thread_key)
-        running = RunningTurn(turn, log, self._agents.of(turn.agent), self._settings.limits.server_frame_bytes)
-        before = self._by_thread.get(log.key)
-        self._by_thread[log.key] = self._by_turn[turn.turn_id] = running
-        self._keep(self._run(running, before), f"turn {turn.turn_id}")
-
-    def _keep(self, coroutine: Coroutine[Any, Any, None], name: str) -> None:
-        task = asyncio.get_running_loop().create_task(coroutine, name=name)
-        self._tasks.add(task)
-        task.add_done_callback(self._let_go)
-
-    def _let_go(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            _log.critical("turn_task_failed", task=task.get_name(), exc_info=error)
-
-    async def _run(self, running: RunningTurn, before: RunningTurn | None) -> None:
-        log = running.log
-        following: Turn | None = None
-        try:
-            if before is not None:
-                await before.ended.wait()
-            log.running = running
-            log.turns_started += 1
-            self._log_user_message(running)
-            error = await self._stream(running)
-            following = await self._finish(running, *self._verdict(running, error))
-        finally:
-            if log.running is running:
-                log.running = None
-                log.turns_started += 1
-            running.ended.set()
-            del self._by_turn[running.turn_id]
-            if self._by_thread.get(log.key) is running:
-                del self._by_thread[log.key]
-            self._logs.release(log)
-        if following is not None:
-            await self._start(following)
-        await self._notices.changed(log.user_id, log.thread_id)
-
-    async def _stream(self, running: RunningTurn) -> BaseException | None:
-        """Run the provider until it ends, is stopped, or a deadline passes. Returns what it raised."""
-        task = asyncio.get_running_loop().create_task(self._consume(running), name=f"provider {running.turn_id}")
-        running.streams_in(task)
-        try:
-            await self._notices.changed(running.log.user_id, running.log.thread_id)
-            while not task.done():
-                left = running.deadlines.left()
-                if left <= 0 and running.stopped_by is None:
-                    running.stop("timeout")
-                if running.stopped_by is not None:
-                    await asyncio.wait({task}, timeout=CLOSING_SECONDS)
-                    break
-                await asyncio.wait({task}, timeout=left)
-        finally:
-            if not task.done():
-                self._leave_behind(running, task)
-        return task.exception() if task.done() and not task.cancelled() else None
-
-    def _leave_behind(self, running: RunningTurn, task: asyncio.Task[None]) -> None:
-        running.stop("timeout")
-        task.cancel()
-        self._left_behind.add(task)
-        task.add_done_callback(self._left_behind.discard)
-        task.add_done_callback(lambda done: done.cancelled() or done.exception())
-        _log.error("provider_stuck", turn_id=running.turn_id, agent=running.agent.name)
-
-    async def _consume(self, running: RunningTurn) -> None:
-        provider, turn = running.agent.ready(), await self._provider_turn(running)
-        waited = 0.0
-        for attempt in range(RETRIES + 1):
-            try:
-                _log.info("provider_opened", turn_id=running.turn_id, agent=running.agent.name, attempt=attempt + 1)
-                await self._iterate(running, provider, turn)
-                return
-            except ProviderError as error:
-                backoff = 0.5 * 2**attempt * random.uniform(1, 1.5)  # noqa: S311 - jitter guards nothing
-                pause = backoff if error.retry_after is None else error.retry_after
-                waited += pause
-                if not error.refused or running.answer.begun or attempt == RETRIES or waited > RETRY_BUDGET_SECONDS:
-                    raise
-                _log.info("provider_refused", turn_id=running.turn_id, code=error.code, retry_in_seconds=pause)
-            await asyncio.sleep(pause)
-
-    async def _iterate(self, running: RunningTurn, provider: Provider, turn: ProviderTurn) -> None:
-        answer, deadlines = running.answer, running.deadlines
-        touch_log, log = self._logs.touch, running.log
-        count = 0
-        async with contextlib.aclosing(provider.stream(turn)) as events:
-            async for event in events:
-                if running.stopped_by is not None:
-                    break
-                deadlines.touch()
-                answer.apply(event)
-                touch_log(log)
-                count += 1
-                if answer.pieces and not running.spoken:
-                    self._first_token(running)
-                if answer.completed is not None:
-                    deadlines.closing()
-                elif count % BREATH == 0:
-                    await asyncio.sleep(0)
-        if answer.completed is None and running.stopped_by is None:
-            raise ProviderError("incomplete", "The agent's answer ended before it was complete.", retryable=True)
-
-    async def _provider_turn(self, running: RunningTurn) -> ProviderTurn:
-        log, turn = running.log, running.turn
-        thread = await self._store.thread_by_key(log.key)
-        stored = await self._store.messages(log.key, limit=HISTORY_MESSAGES)
-        history = [Message(m.role, m.content) for m in stored if m.turn_id != turn.turn_id and not m.retried]
-
-        async def approve(request: Any) -> Decision:
-            return await self._approvals.ask(running, request)
-
-        return ProviderTurn(
-            thread_id=log.thread_id,
-            turn_id=turn.turn_id,
-            user_id=log.user_id,
-            messages=[*history, Message("user", turn.content)],
-            session=log.session or (thread.session if thread is not None else None),
-            options=running.agent.options,
-            connect_seconds=running.agent.limits.connect_seconds,
-            approve=approve,
-        )
-
-    def _first_token(self, running: RunningTurn) -> None:
-        running.spoken = True
-        milliseconds = round((time.monotonic() - running.started) * 1000)
-        _log.info("first_token", turn_id=running.turn_id, agent=running.agent.name, after_ms=milliseconds)
-
-    def _verdict(self, running: RunningTurn, error: BaseException | None) -> tuple[Ending, Failure | None]:
-        """The terminal state, and the error that goes with it."""
-        if running.answer.completed is not None and error is None and running.stopped_by != "timeout":
-            return "completed", None
-        if running.stopped_by == "timeout":
-            phase = running.deadlines.expired()
-            message = EXPIRED.get(phase or "", "The agent did not end its answer properly.")
-            code = "timeout" if phase in EXPIRED else "provider_fault"
-            return "failed", Failure(code, message, True)
-        if running.stopped_by == "interrupted":
-            return "interrupted", INTERRUPTED
-        if running.stopped_by == "cancelled":
-            return "cancelled", None
-        if isinstance(error, ProviderError):
-            return "failed", Failure(error.code, error.message, error.retryable, error.retry_after)
-        if isinstance(error, GatewayError):
-            return "failed", Failure(error.code, error.message, error.retryable)
-        if error is not None:
-            _log.error("provider_raised", turn_id=running.turn_id, agent=running.agent.name, exc_info=error)
-        return "failed", Failure("provider_fault", "The agent's provider failed unexpectedly.", True)
-
-    async def _finish(
-        self, running: RunningTurn, status: Ending, error: Failure | None, epoch: int | None = None
-    ) -> Turn | None:
-        """Make the end of the turn durable, then show it. Returns the turn that runs next."""
-        log, answer = running.log, running.answer
-        self._approvals.cancel(running)
-        answer.fail_open_calls()
-        duration = round((time.monotonic() - running.started) * 1000)
-        shown_error = msgspec.to_builtins(error) if error is not None else None
-        following: Turn | None = None
-        for attempt in range(1_000_000):
-            async with log.flushing:
-                done = self._done(running, status, shown_error, duration)
-                checkpoint = self._logs.pending(log, done)
-                try:
-                    following = await self._store.finish(
-                        Outcome(
-                            turn_id=running.turn_id,
-                            status=status,
-                            content=answer.content,
-                            stop_reason=done.stop_reason,
-                            usage=answer.usage,
-                            error=shown_error,
-                            duration_ms=duration,
-                            at=now(),
-                            checkpoint=checkpoint,
-                            epoch=epoch,
-                            start_next=not self.draining,
-                        )
-                    )
-                except StoreUnavailable:
-                    _log.error("turn_end_not_stored", turn_id=running.turn_id, attempt=attempt + 1)
-                except LookupError:
-                    _log.info("turn_gone", turn_id=running.turn_id)
-                    return None
-                else:
-                    log.running = None
-                    log.turns_started += 1
-                    log.append(done)
-                    self._logs.settled(log, checkpoint)
-                    break
-            await asyncio.sleep(min(0.1 * 2 ** min(attempt, 6), 5.0))
-        _log.info(
-            "turn_done",
-            turn_id=running.turn_id,
-            agent=running.agent.name,
-            status=status,
-            code=None if error is None else error.code,
-            pieces=answer.pieces,
-            chars=len(answer.content),
-            duration_ms=duration,
-            **answer.usage,
-        )
-        return following
-
-    def _log_user_message(self, running: RunningTurn) -> None:
-        turn = running.turn
-        running.answer.log(
-            protocol.UserMessage,
-            message_id=turn.message_id,
-            id=turn.client_id,
-            content=turn.content,
-            attachments=tuple(turn.attachments),
-        )
-        self._logs.touch(running.log)
-
-    def _done(self, running: RunningTurn, status: Ending, error: dict[str, Any] | None, duration: int) -> protocol.Done:
-        answer, log = running.answer, running.log
-        completed = answer.completed
-        done = protocol.Done(
-            timestamp=timestamp(),
-            thread_id=log.thread_id,
-            turn_id=running.turn_id,
-            cursor=log.next_cursor(),
-            status=status,
-            message_id=running.turn.answer_id,
-            content=answer.content,
-            stop_reason=completed.stop_reason if completed is not None and status == "completed" else None,
-            usage=answer.usage,
-            duration_ms=duration,
-            error=error if error is not None else UNSET,
-        )
-        return protocol.fitted(done, self._settings.limits.server_frame_bytes)
-
-    # --- start and end of the process ---
-
-    async def recover(self) -> None:
-        """End what ran when an earlier process died, and go on with what waited."""
-        for thread, turn in await self._store.running():
-            await self._interrupt(thread, turn)
-        for thread in await self._store.waiting():
-            following = await self._store.start_next(thread.key, now())
-            if following is not None:
-                await self._start(following)
-
-    async def _interrupt(self, thread: Thread, turn: Turn) -> None:
-        async with self._logs.held(thread.key) as log:
-            running = RunningTurn(turn, log, self._agents.of(turn.agent), self._settings.limits.server_frame_bytes)
-            after = turn.start or 0
-            while segments := await self._store.segments(thread.key, after, 32):
-                running.answer.restore([e for s in segments for e in decode_events(s) if e.turn_id == turn.turn_id])
-                after = segments[-1].last
-            log.epoch = epoch = max(thread.epoch + 1, now())
-            self._approvals.cancel_recovered(running)
-            following = await self._finish(running, "interrupted", INTERRUPTED, epoch)
-        if following is not None:
-            await self._start(following)
-
-    async def drain(self, seconds: float) -> None:
-        """Start nothing more; let running turns end within `seconds`, then mark the rest `interrupted`."""
-        self.draining = True
-        if self._tasks:
-            await asyncio.wait(set(self._tasks), timeout=seconds)
-        for running in list(self._by_turn.values()):
-            running.stop("interrupted")
-        if self._tasks:
-            await asyncio.wait(set(self._tasks), timeout=2 * CLOSING_SECONDS)
+        if cancelled:
+            await self._runner.show_cancelled(thread_key, cancelled)
 
     async def __aenter__(self) -> TurnEngine:
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
-        await self.drain(0)
-        unfinished = self._tasks | self._changes | self._left_behind
-        for task in unfinished:
+        """Changes that are under way end, or with the runner's help fail, before the store closes."""
+        if self._changes:
+            await asyncio.wait(set(self._changes), timeout=5.0)
+        for task in self._changes:
             task.cancel()
-        if unfinished:
-            await asyncio.wait(unfinished, timeout=CLOSING_SECONDS)
 
 
 def title_of(content: str) -> str:
     """The title of a thread that begins with this message: its first line, shortened."""
     line = next((line.strip() for line in content.splitlines() if line.strip()), "")
     return line if len(line) <= TITLE_CHARS else line[: TITLE_CHARS - 1].rstrip() + "…"
+
+
+def _log_accepted(accepted: Accepted, new: NewTurn) -> None:
+    _log.info(
+        "turn_accepted",
+        turn_id=accepted.turn.turn_id,
+        thread_id=accepted.thread.thread_id,
+        user_id=new.user_id,
+        agent=new.agent,
+        queued=accepted.queued,
+        steered=accepted.steered,
+        chars=len(new.content),
+    )

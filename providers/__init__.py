@@ -10,6 +10,8 @@ from providers.base import (
     Message,
     Option,
     Provider,
+    Session,
+    SessionProvider,
     Turn,
 )
 from providers.errors import ERROR_CODES, ErrorCode, ProviderError, UnknownProvider
@@ -43,6 +45,8 @@ __all__ = [
     "Provider",
     "ProviderError",
     "ReasoningDelta",
+    "Session",
+    "SessionProvider",
     "SessionUpdated",
     "TextDelta",
     "TextReset",

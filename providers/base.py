@@ -22,6 +22,8 @@ __all__ = [
     "Message",
     "Option",
     "Provider",
+    "Session",
+    "SessionProvider",
     "Turn",
 ]
 
@@ -146,6 +148,36 @@ class Provider(Protocol):
         The generator must not block the event loop, and must tell its backend to stop when it is closed.
 
         Raises:
-            ProviderError: the turn failed; every failure that the provider can foresee.
+            ProviderError: the turn failed; every failure that the provider can foresee. Raised without the
+                backend's own exception as its cause (`from None`): its text may quote the conversation or a key.
         """
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Session:
+    """A piece of work begun elsewhere, in a terminal for instance, that a thread can go on with."""
+
+    id: str
+    """The backend's own name of it."""
+    title: str
+    """One line for a person; empty if there is nothing to show."""
+    cwd: str = ""
+    """Where it works, for backends that work in a directory."""
+    created_at: int
+    """Milliseconds since 1970 UTC, as all times."""
+    updated_at: int
+    session: Mapping[str, Any]
+    """What to keep as the provider session of a thread that adopts it: `Turn.session` of its next turn."""
+
+
+class SessionProvider(Provider, Protocol):
+    """A provider with the capability `sessions`. Both methods raise `ProviderError`."""
+
+    async def sessions(self, user_id: str) -> Sequence[Session]:
+        """The sessions that this user may adopt, newest first. No other may be adopted."""
+        ...
+
+    async def session_messages(self, user_id: str, session_id: str) -> Sequence[Message]:
+        """What was said so far, oldest first; `not_found` for a session that the user may not adopt."""
         ...

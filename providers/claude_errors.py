@@ -154,9 +154,7 @@ def _connected(exception: BaseException) -> bool:
     causes = list(_causes(exception))
     if any(isinstance(cause, never) for cause in causes):
         return False
-    return any(isinstance(cause, aiohttp.ClientError) for cause in causes) or not isinstance(
-        causes[-1], httpx2.ConnectError | httpx2.UnsupportedProtocol
-    )
+    return not isinstance(causes[-1], httpx2.ConnectError | httpx2.UnsupportedProtocol)
 
 
 def _causes(exception: BaseException | None) -> Iterator[BaseException]:

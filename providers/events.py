@@ -83,10 +83,13 @@ class Usage(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """Tokens of the whole turn so far, not of one step. A later one replaces an earlier one."""
 
     input_tokens: int = 0
+    """All of the input, whether it came from a cache or went into one or not."""
     output_tokens: int = 0
+    """All of the output, reasoning included."""
     cache_read_tokens: int = 0
     """Of the input, how many came from the backend's prompt cache."""
     cache_write_tokens: int = 0
+    """Of the input, how many went into the backend's prompt cache."""
     reasoning_tokens: int = 0
     """Of the output, how many were reasoning, where the backend tells."""
 

@@ -61,12 +61,13 @@ def place(cursor: str) -> tuple[int, int]:
 class Client:
     """One device. Connect it as often as needed; the frames of all its connections are in `frames`.
 
-    `receive_buffer` makes the kernel take only so many bytes ahead, and the library only one frame.
+    `url` is that of the server, or tells it at each connection. `receive_buffer` makes the kernel take only so many
+    bytes ahead, and the library only one frame.
     """
 
     def __init__(
         self,
-        url: str,
+        url: str | Callable[[], str],
         *,
         token: str | None = None,
         agent: str = "demo",
@@ -76,7 +77,7 @@ class Client:
         receive_buffer: int | None = None,
         check_text: bool = True,
     ) -> None:
-        self._url = url.rstrip("/")
+        self._url = url
         self._token = token
         self._agent = agent
         self._device_id = device_id
@@ -111,7 +112,7 @@ class Client:
         """
         assert self._socket is None, "connected already"
         self._following.clear()
-        parts = urlsplit(self._url)
+        parts = urlsplit(self._url if isinstance(self._url, str) else self._url())
         query = f"?device_id={quote(self._device_id)}" if self._device_id is not None else ""
         headers, subprotocols = {}, None
         if self._token is not None and self._browser:
@@ -217,6 +218,11 @@ class Client:
         """Connect again and go on behind the last frame."""
         await self.connect()
         return await self.attach(thread_id, self.cursors[thread_id], within)
+
+    def forget(self) -> None:
+        """Keep nothing of what was shown, as an app that was installed anew; the connection stays."""
+        for kept in (self.frames, self.arrivals, self.cursors, self.texts, self.done, self._open, self._partial):
+            kept.clear()
 
     # --- from the server ---
 

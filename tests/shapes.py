@@ -11,9 +11,8 @@ from typing import Any
 
 from gateway.protocol import schema
 
-_KNOWN = frozenset(
-    "$ref $defs title description default type enum const anyOf properties required items additionalProperties".split()
-)
+_KNOWN = {"$ref", "$defs", "title", "description", "default", "type", "enum", "const", "anyOf", "items"}
+_KNOWN |= {"properties", "required", "additionalProperties"}
 _TYPES: Mapping[str, tuple[type, ...]] = {
     "string": (str,),
     "integer": (int,),

@@ -24,8 +24,10 @@ async def health(request: Request) -> Response:
     services: Services = request.app.state.services
     store = await _store(services)
     counts = services.hub.counts()
+    blocks = services.loop_watch.recent()
+    degraded = bool(blocks) or services.runner.stuck > 0
     shown: dict[str, Any] = {
-        "status": "ok" if store is None else "unavailable",
+        "status": "unavailable" if store is not None else "degraded" if degraded else "ok",
         "version": version(),
         "timestamp": timestamp(),
         "connections": {agent.name: counts[agent.name] for agent in services.agents},
@@ -34,8 +36,10 @@ async def health(request: Request) -> Response:
     if identity is not None and identity.owner:
         shown["checks"] = {
             "store": store or "answers",
-            "draining": "yes" if services.turns.draining else "no",
-            "turns": f"{services.turns.count} running",
+            "draining": "yes" if services.runner.draining else "no",
+            "turns": f"{services.runner.count} running",
+            "providers": f"{services.runner.stuck} stuck: they did not end when they were stopped",
+            "event loop": "; ".join(f"blocked by {block.task} at {block.where}" for block in blocks) or "never blocked",
             **{f"agent {agent.name}": agent.reason or "configured" for agent in services.agents},
         }
     return answer(shown, 200 if store is None else 503)
@@ -49,7 +53,7 @@ async def live(request: Request) -> Response:
 async def ready(request: Request) -> Response:
     """New clients may be sent here."""
     services: Services = request.app.state.services
-    if services.turns.draining:
+    if services.runner.draining:
         return answer({"status": "draining"}, 503)
     if await _store(services) is not None:
         return answer({"status": "unavailable"}, 503)

@@ -9,10 +9,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from gateway import protocol
-from gateway.clock import rfc3339
+from gateway.auth import HeaderToken, presented_token
+from gateway.clock import now, rfc3339
 from gateway.endpoints.answers import answer
 from gateway.endpoints.bearer import identity_of
-from gateway.errors import BadFrame, NotFound
+from gateway.errors import BadFrame, NotFound, TooLarge
 from gateway.resume import shown_message
 from gateway.services import Services
 from gateway.store import records
@@ -46,11 +47,39 @@ async def agents(request: Request) -> Response:
     return answer({"agents": listed})
 
 
+async def sessions(request: Request) -> Response:
+    """`GET /api/agents/{agent}/sessions`: what began elsewhere and can be adopted."""
+    identity = identity_of(request)
+    services: Services = request.app.state.services
+    found = await services.sessions.listed(identity.user_id, request.path_params["agent"])
+    listed = [
+        {
+            "id": session.id,
+            "title": session.title,
+            "cwd": session.cwd,
+            "created_at": rfc3339(session.created_at),
+            "updated_at": rfc3339(session.updated_at),
+        }
+        for session in found
+    ]
+    return answer({"sessions": listed})
+
+
+async def adopt_session(request: Request) -> Response:
+    """`POST /api/agents/{agent}/sessions/{session_id}`: go on with it as a thread."""
+    identity = identity_of(request)
+    services: Services = request.app.state.services
+    path = request.path_params
+    adopted, made = await services.sessions.adopt(identity.user_id, path["agent"], path["session_id"])
+    summary = await _summary(services, identity.user_id, adopted.thread_id)
+    return answer(_shown_thread(summary), 201 if made else 200)
+
+
 async def send_message(request: Request) -> Response:
     """`POST /api/{agent}/messages`: a turn in the background."""
     identity = identity_of(request)
     services: Services = request.app.state.services
-    body = await _body(request, protocol.MessageBody)
+    body = await body_of(request, protocol.MessageBody)
     return _accepted(await services.turns.submit(identity.user_id, request.path_params["agent"], body))
 
 
@@ -77,7 +106,7 @@ async def rename_thread(request: Request) -> Response:
     """`PATCH /api/threads/{thread_id}`"""
     identity = identity_of(request)
     services: Services = request.app.state.services
-    body = await _body(request, TitleBody)
+    body = await body_of(request, TitleBody)
     title = normalise(body.title).strip()
     if not 0 < len(title) <= 200:
         raise BadFrame("title: expected 1 to 200 characters", field="title")
@@ -120,20 +149,25 @@ async def messages(request: Request) -> Response:
 
 
 async def turn(request: Request) -> Response:
-    """`GET /api/turns/{turn_id}`: the whole answer, also where frames showed it cut."""
-    identity = identity_of(request)
+    """`GET /api/turns/{turn_id}`: the whole answer, also where frames and pushes showed it cut."""
     services: Services = request.app.state.services
-    found = await services.store.turn(identity.user_id, request.path_params["turn_id"])
+    turn_id = request.path_params["turn_id"]
+    presented = presented_token(request.headers.get("authorization"))
+    by_push = isinstance(presented, HeaderToken) and services.pushing.fetch_tokens.opens(
+        presented.token, turn_id, now()
+    )
+    found = await services.store.turn(None if by_push else identity_of(request).user_id, turn_id)
     if found is None:
         raise NotFound("there is no such turn", field="turn_id")
     of_thread, stored = found
-    running = services.turns.running(stored.turn_id)
+    running = services.runner.turn(stored.turn_id)
     if running is not None:
         content = running.view.content
     else:
         message = await services.store.message(of_thread.key, stored.answer_id)
         content = message.content if message is not None else ""
-    return answer(_shown_turn(of_thread, stored, content))
+    pushes = [] if by_push else await services.store.push_outcomes(turn_id)
+    return answer(_shown_turn(of_thread, stored, content) | {"pushes": [_shown_push(push) for push in pushes]})
 
 
 async def cancel_turn(request: Request) -> Response:
@@ -155,7 +189,7 @@ async def decide_approval(request: Request) -> Response:
     """`POST /api/approvals/{approval_id}`"""
     identity = identity_of(request)
     services: Services = request.app.state.services
-    body = await _body(request, protocol.DecisionBody)
+    body = await body_of(request, protocol.DecisionBody)
     standing, _ = await services.approvals.decide(
         identity.user_id, request.path_params["approval_id"], body.decision, body.text, identity.user_id
     )
@@ -170,8 +204,19 @@ async def decide_approval(request: Request) -> Response:
     )
 
 
-async def _body(request: Request, model: type[Body]) -> Body:
-    return protocol.validate(model, protocol.parse_object(await request.body(), "the body"))
+async def body_of(request: Request, model: type[Body]) -> Body:
+    """The request's JSON body.
+
+    Raises:
+        BadFrame: it does not fit; the error names the field.
+        TooLarge: it has more than `BODY_BYTES` bytes.
+    """
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > BODY_BYTES:
+            raise TooLarge(f"a body has at most {BODY_BYTES} bytes")
+    return protocol.validate(model, protocol.parse_object(bytes(body), "the body"))
 
 
 def _number(request: Request, name: str, default: int | None, most: int | None) -> int | None:
@@ -216,6 +261,17 @@ def _shown_thread(summary: records.ThreadSummary) -> dict[str, Any]:
         "last_message": shown_message(summary.last_message, 2048) if summary.last_message is not None else None,
         "created_at": rfc3339(found.created_at),
         "updated_at": rfc3339(found.updated_at),
+    }
+
+
+def _shown_push(push: records.PushOutcome) -> dict[str, Any]:
+    return {
+        "device_id": push.device_id,
+        "platform": push.platform,
+        "kind": push.kind,
+        "outcome": push.outcome,
+        "reason": push.reason,
+        "at": rfc3339(push.at),
     }
 
 

@@ -7,9 +7,11 @@ connection.next_frame → send                      one frame after another, at 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import Any
 
 import structlog
+from starlette.types import Message, Receive, Scope, Send
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from gateway import commands, protocol
@@ -17,7 +19,17 @@ from gateway.auth import HeaderToken, Identity, NoToken, SubprotocolToken, prese
 from gateway.clock import rfc3339, timestamp
 from gateway.connection import FOLLOWS, Connection
 from gateway.endpoints.answers import refusal
-from gateway.errors import BadFrame, Draining, Forbidden, GatewayError, NoSuchAgent, Unauthorized
+from gateway.errors import (
+    BadFrame,
+    Draining,
+    Forbidden,
+    GatewayError,
+    NoSuchAgent,
+    NotFound,
+    StoreUnavailable,
+    Unauthorized,
+)
+from gateway.follow import Follow
 from gateway.ids import new_id
 from gateway.origins import origin_allowed
 from gateway.protocol import CloseCode
@@ -28,6 +40,9 @@ BURST = 32
 DEVICE_ID_CHARS = 128
 CLOSE_SECONDS = 1.0
 """For the close frame to a peer that reads nothing."""
+
+STORE_RETRY_SECONDS = 0.5
+"""Before a client that must be shown something from the store is shown it after all."""
 
 _log = structlog.get_logger(__name__)
 
@@ -41,76 +56,48 @@ class _Close(Exception):
         self.reason = reason
 
 
-async def agent_socket(websocket: WebSocket) -> None:
-    """Serve one socket until either side ends it."""
-    services: Services = websocket.app.state.services
-    headers = websocket.headers
-    if not origin_allowed(headers.get("origin"), headers.get("host"), services.settings):
-        await websocket.send_denial_response(refusal(Forbidden("this page's origin is not among allowed_origins")))
-        return
-    presented = presented_token(headers.get("authorization"), websocket.scope["subprotocols"])
-    identity = None if isinstance(presented, NoToken) else services.authenticator.authenticate(presented.token)
-    if isinstance(presented, HeaderToken) and identity is None:
-        await websocket.send_denial_response(refusal(Unauthorized("the token is not valid")))
-        return
-    if services.turns.draining:
-        await websocket.send_denial_response(refusal(Draining("this server is about to stop", retry_after=1.0)))
-        return
-    offered = protocol.SUBPROTOCOL in websocket.scope["subprotocols"]
-    await websocket.accept(subprotocol=protocol.SUBPROTOCOL if offered else None)
-    try:
-        if isinstance(presented, SubprotocolToken) and identity is None:
-            raise _Close(CloseCode.BAD_TOKEN, "the token is not valid")
-        if identity is None:
-            identity = await _authenticate(websocket, services)
-        await _serve(websocket, services, identity)
-    except WebSocketDisconnect:
-        pass
-    except _Close as close:
-        try:
-            async with asyncio.timeout(CLOSE_SECONDS):
-                await websocket.close(close.code, close.reason)
-        except (TimeoutError, WebSocketDisconnect):
-            pass
+class AgentSocket:
+    """Serves one socket until either side ends it.
 
-
-async def _receive(websocket: WebSocket) -> str:
-    """The text of the next frame.
-
-    Raises:
-        BadFrame: it was a binary one.
-        WebSocketDisconnect: there are no more.
+    An ASGI application of its own: what Starlette would wrap around it costs 6 KB in every idle socket, and time in
+    every frame.
     """
-    message = await websocket.receive()
-    if message["type"] == "websocket.disconnect":
-        raise WebSocketDisconnect(message.get("code", 1005), message.get("reason"))
-    text: str | None = message.get("text")
-    if text is None:
-        raise BadFrame("a frame is a text message that holds one JSON object; this one is binary")
-    return text
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        services: Services = scope["app"].state.services
+        try:
+            connection = await _admit(WebSocket(scope, receive, send), services)
+            if connection is not None:
+                await _serve(connection, receive, send, services)
+        except (WebSocketDisconnect, OSError):  # the peer is gone; uvicorn says so with an OSError in `send`
+            pass
+        except _Close as close:
+            with contextlib.suppress(TimeoutError, OSError):
+                async with asyncio.timeout(CLOSE_SECONDS):
+                    await send({"type": "websocket.close", "code": close.code, "reason": close.reason})
 
 
-async def _authenticate(websocket: WebSocket, services: Services) -> Identity:
-    """Wait for the `auth` frame that a socket without a token begins with."""
-    try:
-        async with asyncio.timeout(services.settings.auth_seconds):
-            while True:
-                try:
-                    frame = protocol.decode(await _receive(websocket))
-                    if not isinstance(frame, protocol.Auth):
-                        raise Unauthorized('the first frame is {"type":"auth","token":"…"}')
-                except GatewayError as error:
-                    await websocket.send_text(protocol.encode(commands.refusal(error)))
-                    continue
-                identity = services.authenticator.authenticate(frame.token)
-                if identity is None:
-                    raise _Close(CloseCode.BAD_TOKEN, "the token is not valid")
-                return identity
-    except TimeoutError:
-        raise _Close(CloseCode.BAD_TOKEN, "no token came in time") from None
-
-
-async def _serve(websocket: WebSocket, services: Services, identity: Identity) -> None:
+async def _admit(websocket: WebSocket, services: Services) -> Connection | None:
+    """The connection of a socket whose user is known, with `ready` to send; None if the upgrade was refused."""
+    scope, headers = websocket.scope, websocket.headers
+    refused: GatewayError | None = None
+    presented = presented_token(headers.get("authorization"), scope["subprotocols"])
+    identity = None if isinstance(presented, NoToken) else services.authenticator.authenticate(presented.token)
+    if not origin_allowed(headers.get("origin"), headers.get("host"), services.settings):
+        refused = Forbidden("this page's origin is not among allowed_origins")
+    elif isinstance(presented, HeaderToken) and identity is None:
+        refused = Unauthorized("the token is not valid")
+    elif services.runner.draining:
+        refused = Draining("this server is about to stop", retry_after=1.0)
+    if refused is not None:
+        await websocket.send_denial_response(refusal(refused))
+        return None
+    offered = protocol.SUBPROTOCOL in scope["subprotocols"]
+    await websocket.accept(subprotocol=protocol.SUBPROTOCOL if offered else None)
+    if isinstance(presented, SubprotocolToken) and identity is None:
+        raise _Close(CloseCode.BAD_TOKEN, "the token is not valid")
+    if identity is None:
+        identity = await _authenticate(websocket, services)
     try:
         agent = services.agents.get(websocket.path_params["agent"])
     except NoSuchAgent as error:
@@ -124,27 +111,70 @@ async def _serve(websocket: WebSocket, services: Services, identity: Identity) -
         frame_bytes=services.settings.limits.server_frame_bytes,
     )
     connection.reply(_ready(connection, services, identity))
+    return connection
+
+
+async def _authenticate(websocket: WebSocket, services: Services) -> Identity:
+    """Wait for the `auth` frame that a socket without a token begins with."""
+    try:
+        async with asyncio.timeout(services.settings.auth_seconds):
+            while True:
+                try:
+                    frame = protocol.decode(_text(await websocket.receive()))
+                    if not isinstance(frame, protocol.Auth):
+                        raise Unauthorized('the first frame is {"type":"auth","token":"…"}')
+                except GatewayError as error:
+                    await websocket.send_text(protocol.encode(commands.refusal(error)))
+                    continue
+                identity = services.authenticator.authenticate(frame.token)
+                if identity is None:
+                    raise _Close(CloseCode.BAD_TOKEN, "the token is not valid")
+                return identity
+    except TimeoutError:
+        raise _Close(CloseCode.BAD_TOKEN, "no token came in time") from None
+
+
+def _text(message: Message) -> str:
+    """The text of a frame that came.
+
+    Raises:
+        BadFrame: it was a binary one.
+        WebSocketDisconnect: there are no more.
+    """
+    if message["type"] == "websocket.disconnect":
+        raise WebSocketDisconnect(message.get("code", 1005), message.get("reason"))
+    text: str | None = message.get("text")
+    if text is None:
+        raise BadFrame("a frame is a text message that holds one JSON object; this one is binary")
+    return text
+
+
+async def _serve(connection: Connection, receive: Receive, send: Send, services: Services) -> None:
     services.hub.add(connection)
     try:
         async with asyncio.TaskGroup() as group:
-            sending = group.create_task(_send_all(websocket, connection, services))
+            sending = group.create_task(_send_all(connection, send, services))
             try:
-                await _receive_all(websocket, connection, services)
+                await _receive_all(connection, receive, services)
             finally:
                 sending.cancel()
-    except* (_Close, WebSocketDisconnect) as ended:
-        raise _first(ended) from None
+    except BaseExceptionGroup as group:
+        raise _end_in(group) or group from None
     finally:
         services.hub.remove(connection)
         connection.close()
 
 
-def _first(group: BaseExceptionGroup[Any]) -> BaseException:
-    closes, rest = group.split(_Close)
-    error: BaseException = closes or rest or group
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error
+def _end_in(group: BaseExceptionGroup[Any]) -> BaseException | None:
+    """Why the socket ended, if it ended as sockets do: our own decision before the peer's."""
+    ends = (_Close, WebSocketDisconnect, OSError)
+    for kind in ends:
+        ended: BaseException | None = group.subgroup(kind)
+        while isinstance(ended, BaseExceptionGroup):
+            ended = ended.exceptions[0]
+        if ended is not None and group.split(ends)[1] is None:
+            return ended
+    return None
 
 
 def _ready(connection: Connection, services: Services, identity: Identity) -> protocol.Ready:
@@ -167,11 +197,11 @@ def _ready(connection: Connection, services: Services, identity: Identity) -> pr
     )
 
 
-async def _receive_all(websocket: WebSocket, connection: Connection, services: Services) -> None:
+async def _receive_all(connection: Connection, receive: Receive, services: Services) -> None:
     while True:
         client_id: str | None = None
         try:
-            frame = protocol.decode(await _receive(websocket))
+            frame = protocol.decode(_text(await receive()))
             if isinstance(frame, protocol.SendMessage):
                 client_id = frame.id
             await connection.room()
@@ -195,8 +225,8 @@ def _authenticate_again(frame: protocol.Auth, connection: Connection, services: 
     connection.reply(_ready(connection, services, identity))
 
 
-async def _send_all(websocket: WebSocket, connection: Connection, services: Services) -> None:
-    send, time = websocket.send, asyncio.get_running_loop().time
+async def _send_all(connection: Connection, send: Send, services: Services) -> None:
+    time = asyncio.get_running_loop().time
     burst = 0
     try:
         async with services.send_deadlines.watch() as deadline:
@@ -206,8 +236,8 @@ async def _send_all(websocket: WebSocket, connection: Connection, services: Serv
                     burst = 0
                     if (follow := connection.behind) is None:
                         await connection.news()
-                    elif not await follow.load(services.logs):
-                        await services.resume.attach(connection, follow.log.thread_id, None)
+                    else:
+                        await _catch_up(connection, follow, services)
                     continue
                 deadline.since = time()
                 await send({"type": "websocket.send", "text": frame})
@@ -217,3 +247,15 @@ async def _send_all(websocket: WebSocket, connection: Connection, services: Serv
                     await asyncio.sleep(0)
     except TimeoutError:
         raise _Close(CloseCode.TOO_SLOW, "the client does not read") from None
+
+
+async def _catch_up(connection: Connection, follow: Follow, services: Services) -> None:
+    """Read on from the store, or start over from a snapshot where it no longer has what is missing."""
+    thread_id = follow.log.thread_id
+    try:
+        if not await follow.load(services.logs):
+            await services.resume.attach(connection, thread_id, None)
+    except NotFound:
+        connection.unfollow(thread_id)
+    except StoreUnavailable:
+        await asyncio.sleep(STORE_RETRY_SECONDS)

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 
 import msgspec
 import structlog
 
+from gateway.clock import now
 from gateway.errors import StoreUnavailable
 from gateway.eventlog.log import ThreadLog
 from gateway.eventlog.position import Position
-from gateway.protocol import Done, Event
+from gateway.protocol import Event
 from gateway.store.base import Store
-from gateway.store.records import Checkpoint, Segment
+from gateway.store.records import Approval, Checkpoint, Segment
 
 CHECKPOINT_SECONDS = 0.25
 """Between two checkpoints. With the time that writing takes, what is durable is at most half a second old."""
@@ -22,6 +23,11 @@ EVENTS_IN_MEMORY = 10_000
 """Per log with a running turn; what is older and durable is read from the store."""
 EVENTS_AT_REST = 256
 """Per log without a running turn: what followers have perhaps not shown yet."""
+KEPT_SECONDS = 7 * 24 * 3600
+"""How long after its turn's end an event can still be replayed; an older cursor gets a snapshot."""
+TRIM_SECONDS = 600
+TRIM_ROWS = 1000
+"""Forgotten at once at most, so that no other write waits long."""
 PAGE_SEGMENTS = 32
 """Segments read from the store at once for a follower that is far behind."""
 
@@ -40,6 +46,17 @@ def decode_events(segment: Segment) -> list[Event]:
     return _decoder.decode(segment.events)
 
 
+class _Loading:
+    """Who wants a log that is not in memory: one of them loads it. Kept until the last has what he wants, so that there
+    are never two loads, and two logs, of one thread."""
+
+    __slots__ = ("lock", "waiting")
+
+    def __init__(self) -> None:
+        self.lock = asyncio.Lock()
+        self.waiting = 0
+
+
 class LocalEventLog:
     """All logs that somebody uses at the moment.
 
@@ -49,7 +66,7 @@ class LocalEventLog:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._logs: dict[int, ThreadLog] = {}
-        self._loading: dict[int, asyncio.Lock] = {}
+        self._loading: dict[int, _Loading] = {}
         self._dirty: set[ThreadLog] = set()
         self._changed = asyncio.Event()
 
@@ -61,21 +78,27 @@ class LocalEventLog:
             StoreUnavailable: it had to be loaded and could not.
         """
         log = self._logs.get(key)
-        if log is None:
-            lock = self._loading.setdefault(key, asyncio.Lock())
-            try:
-                async with lock:
-                    log = self._logs.get(key) or await self._load(key)
-            finally:
-                if not lock.locked():
-                    self._loading.pop(key, None)
-        log.holders += 1
-        return log
+        if log is not None:
+            log.holders += 1
+            return log
+        loading = self._loading.setdefault(key, _Loading())
+        loading.waiting += 1
+        try:
+            async with loading.lock:
+                log = self._logs.get(key) or await self._load(key)
+                log.holders += 1
+                return log
+        finally:
+            loading.waiting -= 1
+            if not loading.waiting:
+                del self._loading[key]
 
     async def _load(self, key: int) -> ThreadLog:
         thread = await self._store.thread_by_key(key)
         if thread is None:
             raise LookupError(key)
+        if (loaded := self._logs.get(key)) is not None:
+            return loaded
         log = ThreadLog(
             key=key, user_id=thread.user_id, thread_id=thread.thread_id, epoch=thread.epoch, head=thread.head
         )
@@ -132,11 +155,16 @@ class LocalEventLog:
         segments = await self._store.segments(log.key, position.offset, 1)
         return bool(segments) and segments[0].first <= position.offset + 1
 
-    def pending(self, log: ThreadLog, last: Done | None = None) -> Checkpoint:
-        """All of `log` that is not durable, with `last` as one more event. The caller holds `log.flushing`."""
-        events = log.events[log.durable - log.base :]
-        if last is not None:
-            events = [*events, last]
+    def pending_approval(self, user_id: str, approval_id: str) -> Approval | None:
+        """The user's approval, if what is known of it is not durable yet."""
+        for log in self._dirty:
+            if log.user_id == user_id and (approval := log.approvals.get(approval_id)) is not None:
+                return approval
+        return None
+
+    def pending(self, log: ThreadLog, further: Sequence[Event] = ()) -> Checkpoint:
+        """All of `log` that is not durable, and `further` events. The caller holds `log.flushing`."""
+        events = [*log.events[log.durable - log.base :], *further]
         first = log.durable + 1
         segment = Segment(first=first, last=log.durable + len(events), events=encode_events(events)) if events else None
         return Checkpoint(
@@ -185,3 +213,13 @@ class LocalEventLog:
                 _log.error("checkpoint_failed", logs=len(self._dirty))
             if self._dirty:
                 self._changed.set()
+
+    async def keep_trimming(self) -> None:
+        """Run until cancelled: forget events that are older than anybody needs."""
+        while True:
+            forgotten = 0
+            try:
+                forgotten = await self._store.trim(now() - KEPT_SECONDS * 1000, TRIM_ROWS)
+            except StoreUnavailable:
+                _log.error("trim_failed")
+            await asyncio.sleep(TRIM_SECONDS if forgotten < TRIM_ROWS else 0)

@@ -103,6 +103,11 @@ class ThreadLog:
         for follower in self._followers:
             follower.wake()
 
+    def append_all(self, events: list[Event]) -> None:
+        """Add events that were made with consecutive cursors."""
+        for event in events:
+            self.append(event)
+
     def encoded(self, offset: int) -> str:
         """The frame of the event at `offset`, which must be in memory. Kept for the next follower that asks."""
         if self._encoded[0] != offset:

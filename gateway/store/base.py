@@ -11,16 +11,21 @@ from typing import Protocol
 from gateway.errors import IdConflict, QueueFull, StoreUnavailable, WrongAgent
 from gateway.store.records import (
     Accepted,
+    Adoption,
     Approval,
     Checkpoint,
     Message,
     NewTurn,
     Outcome,
+    PushOutcome,
+    PushPlan,
     Segment,
     Thread,
     ThreadSummary,
     Turn,
 )
+from notifications.outbox import OutboxStore
+from notifications.records import Device
 
 __all__ = ["IdConflict", "QueueFull", "Store", "StoreUnavailable", "WrongAgent"]
 
@@ -34,15 +39,34 @@ class Store(Protocol):
         The turn is `running` (with `start` = the thread's head) if no other turn of the thread is running or
         queued, else `queued`. The same `client_id` of the same user again gives the first turn as
         `duplicate` and changes nothing, however many calls come at once, from however many processes: a unique
-        constraint decides, not a look beforehand.
+        constraint decides, not a look beforehand. What a duplicate must have in common with the first: content,
+        agent, attachments and thread; see `NewTurn.thread_chosen_by_client`.
 
         Raises:
-            IdConflict, WrongAgent, QueueFull: nothing was stored. A duplicate is never refused as QueueFull.
+            IdConflict, WrongAgent, QueueFull: nothing was stored. A duplicate is never refused as QueueFull; a used id
+                sent to another agent is an IdConflict.
+            ValueError: the `turn_id` was used before.
         """
         ...
 
+    async def adopt(self, adoption: Adoption) -> tuple[Thread, bool]:
+        """Make the thread with its session and its history, unless the user has one of that id. Returns it, and
+        whether it was made just now."""
+        ...
+
+    async def unsteer(self, message_id: str) -> None:
+        """Take back a message that `accept` handed to a running turn, and that the turn did not take."""
+        ...
+
     async def checkpoint(self, batch: Sequence[Checkpoint]) -> None:
-        """Make events, sessions and approvals durable, and move the heads of their threads. One transaction."""
+        """Make events, sessions and approvals durable, and move the heads of their threads. One transaction.
+
+        Writing a segment again does no harm; it may have grown. A resolved approval changes no more. What belongs
+        to a deleted thread is passed over.
+
+        Raises:
+            ValueError: a segment begins behind the place after its thread's head; nothing of the batch was stored.
+        """
         ...
 
     async def finish(self, outcome: Outcome) -> Turn | None:
@@ -53,11 +77,15 @@ class Store(Protocol):
 
         Raises:
             LookupError: the turn is not running; nothing was stored.
+            ValueError: the checkpoint belongs to another thread, or leaves a gap; nothing was stored.
         """
         ...
 
     async def cancel_queued(self, thread_key: int, turn_id: str | None, at: int) -> list[Turn]:
-        """Make queued turns of the thread (one, or all) `cancelled`, each with an empty answer; returns them."""
+        """Make queued turns of the thread (one, or all) `cancelled`, each with an empty answer; returns them.
+
+        Their `start` is the thread's durable head: what is logged about them comes behind it.
+        """
         ...
 
     async def start_next(self, thread_key: int, at: int) -> Turn | None:
@@ -88,7 +116,11 @@ class Store(Protocol):
     async def thread_by_key(self, thread_key: int) -> Thread | None: ...
 
     async def threads(self, user_id: str, *, agent: str | None, before: int | None, limit: int) -> list[ThreadSummary]:
-        """Newest first by `updated_at`; `before` is an `updated_at`, exclusive."""
+        """Newest first by `updated_at`; `before` is an `updated_at`, exclusive.
+
+        Accepting, finishing and cancelling move `updated_at`: to their `at`, or one behind the user's newest other
+        thread if that is later. So no two threads of a user share one, and pages lose none.
+        """
         ...
 
     async def summary(self, user_id: str, thread_id: str) -> ThreadSummary | None: ...
@@ -96,7 +128,8 @@ class Store(Protocol):
     async def rename(self, user_id: str, thread_id: str, title: str) -> Thread | None: ...
 
     async def delete(self, user_id: str, thread_id: str) -> bool:
-        """Delete the thread with all that belongs to it."""
+        """Delete the thread with all that belongs to it, a running turn too. A thread made again under the same id
+        has a higher epoch and another key. False: the user has no such thread."""
         ...
 
     async def messages(
@@ -106,20 +139,54 @@ class Store(Protocol):
         very last), or the first `limit` behind position `after`."""
         ...
 
-    async def message(self, thread_key: int, message_id: str) -> Message | None: ...
+    async def message(self, thread_key: int, message_id: str) -> Message | None:
+        """None also for the message of a queued turn."""
+        ...
 
-    async def turn(self, user_id: str, turn_id: str) -> tuple[Thread, Turn] | None: ...
+    async def turn(self, user_id: str | None, turn_id: str) -> tuple[Thread, Turn] | None:
+        """The turn of this user, or of any for None."""
+        ...
 
     async def open_turns(self, thread_key: int) -> list[Turn]:
         """The running turn and the queued ones, in order."""
         ...
 
-    async def mark_read(self, user_id: str, thread_id: str, message_id: str) -> bool | None:
+    async def mark_read(
+        self, user_id: str, thread_id: str, message_id: str, device_id: str | None, at: int
+    ) -> bool | None:
         """Move the read mark up to the message; it never moves back. None: no such thread or message of this
-        user. Else whether it moved."""
+        user, or its turn is queued. Else whether it moved; then what other devices than `device_id` show of it is
+        withdrawn by a push."""
         ...
 
     async def approval(self, user_id: str, approval_id: str) -> Approval | None: ...
+
+    async def put_device(self, device: Device) -> None:
+        """Register the device, or what is new about it. Another device with the same token is forgotten."""
+        ...
+
+    async def devices(self, user_id: str) -> list[Device]: ...
+
+    async def device(self, user_id: str, device_id: str) -> Device | None: ...
+
+    async def remove_device(self, user_id: str, device_id: str) -> bool: ...
+
+    async def enqueue_push(self, turn_id: str, wanted: PushPlan, at: int) -> None:
+        """A push about a turn that still runs. Nothing happens if there is no such turn."""
+        ...
+
+    async def push_outcomes(self, turn_id: str) -> list[PushOutcome]:
+        """What became of the turn's pushes; those on their way are not among them."""
+        ...
+
+    async def secret(self, name: str) -> bytes:
+        """A key of 32 random bytes, made at the first call and the same ever after, on every node."""
+        ...
+
+    @property
+    def outbox(self) -> OutboxStore:
+        """The pushes that are to be sent."""
+        ...
 
     async def ping(self) -> None:
         """Do a trivial read."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -80,7 +82,10 @@ def sqlite_engine(url: URL, *, writes: bool) -> Engine:
         cursor.execute(f"PRAGMA busy_timeout = {BUSY_MS}")
         cursor.execute("PRAGMA foreign_keys = ON")
         cursor.execute("PRAGMA synchronous = FULL")
-        cursor.execute("PRAGMA journal_mode = WAL" if writes else "PRAGMA query_only = ON")
+        if writes:
+            _use_wal(cursor)
+        else:
+            cursor.execute("PRAGMA query_only = ON")
         cursor.close()
 
     @event.listens_for(engine, "begin")
@@ -88,6 +93,19 @@ def sqlite_engine(url: URL, *, writes: bool) -> Engine:
         connection.exec_driver_sql(begin)
 
     return engine
+
+
+def _use_wal(cursor: Any) -> None:
+    """The one statement for which SQLite does not wait by itself while another process makes the same switch."""
+    deadline = time.monotonic() + BUSY_MS / 1_000
+    while True:
+        try:
+            cursor.execute("PRAGMA journal_mode = WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)
 
 
 def unavailable(error: BaseException) -> StoreUnavailable | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 
 import msgspec
 from sqlalchemy import Connection, Insert, bindparam, delete, func, or_, select, tuple_, update
@@ -44,11 +45,11 @@ def checkpoint(connection: Connection, batch: Sequence[Checkpoint]) -> None:
     if sessions:
         connection.execute(SET_SESSION, sessions)
     if rows:
-        connection.execute(_append(connection), rows)
+        connection.execute(_append(connection.dialect.name), rows)
     if changed:
         for fields in changed:
             del fields["thread_id"]
-        connection.execute(_keep(connection), changed)
+        connection.execute(_keep(connection.dialect.name), changed)
 
 
 _THREAD = update(threads).where(threads.c.key == bindparam("of"))
@@ -56,8 +57,9 @@ MOVE_HEAD = _THREAD.values(head=bindparam("head"))
 SET_SESSION = _THREAD.values(session=bindparam("session"))
 
 
-def _append(connection: Connection) -> Insert:
-    row = insert(connection, segments)
+@cache
+def _append(dialect: str) -> Insert:
+    row = insert(dialect, segments)
     return row.on_conflict_do_update(
         index_elements=[segments.c.thread_key, segments.c.first],
         set_={"last": row.excluded.last, "events": row.excluded.events},
@@ -65,8 +67,9 @@ def _append(connection: Connection) -> Insert:
     )
 
 
-def _keep(connection: Connection) -> Insert:
-    row = insert(connection, approvals)
+@cache
+def _keep(dialect: str) -> Insert:
+    row = insert(dialect, approvals)
     return row.on_conflict_do_update(
         index_elements=[approvals.c.approval_id],
         set_={column.name: row.excluded[column.name] for column in approvals.c if not column.primary_key},

@@ -10,6 +10,9 @@ from typing import Any, Literal, TypeAlias
 
 import msgspec
 
+from notifications.records import Outcome as PushOutcomeKind
+from notifications.records import Platform, Policy, Push
+
 TurnStatus: TypeAlias = Literal["queued", "running", "completed", "cancelled", "failed", "interrupted"]
 
 
@@ -45,7 +48,8 @@ class Turn(msgspec.Struct, frozen=True, kw_only=True):
     """The user's message."""
     attachments: Sequence[Any]
     start: int | None
-    """Offset just before the turn's first event; None while it is queued."""
+    """Offset just before the turn's first event, or at an earlier place if it was cancelled while queued; None while
+    it is queued."""
     retry_of: str | None
     created_at: int
     started_at: int | None
@@ -72,12 +76,37 @@ class NewTurn(msgspec.Struct, frozen=True, kw_only=True):
     content: str
     attachments: Sequence[Any] = ()
     retry_of: str | None = None
+    steer_into: str | None = None
+    """The running turn that is to get the message instead of a new one, if it still runs."""
     epoch: int
-    """The epoch that the thread gets if it is new."""
+    """The epoch that the thread gets if it is new; a higher one if a deleted thread of this id had one as high."""
     title: str
     """The title that the thread gets if it is new."""
     queue_limit: int
     """How many turns may wait behind the running one. 0: only start at once, never wait."""
+    at: int
+
+
+class Exchange(msgspec.Struct, frozen=True, kw_only=True):
+    """A question and its answer, from elsewhere."""
+
+    turn_id: str
+    message_id: str
+    answer_id: str
+    question: str
+    answer: str
+
+
+class Adoption(msgspec.Struct, frozen=True, kw_only=True):
+    """A session that began elsewhere, to go on as a thread."""
+
+    user_id: str
+    agent: str
+    thread_id: str
+    title: str
+    session: Mapping[str, Any]
+    exchanges: Sequence[Exchange]
+    epoch: int
     at: int
 
 
@@ -87,6 +116,8 @@ class Accepted(msgspec.Struct, frozen=True, kw_only=True):
     """The stored turn; the earlier one if `duplicate`."""
     duplicate: bool
     created_thread: bool
+    steered: bool = False
+    """The message was handed to `turn`, which ran already; `turn` shows this message as its own."""
     queued: int
     """Turns ahead of this one that have not ended, the running one included; 0 if it is running or has ended."""
 
@@ -125,6 +156,29 @@ class Checkpoint(msgspec.Struct, frozen=True, kw_only=True):
     """New or changed ones, each as it stands now."""
 
 
+class PushPlan(msgspec.Struct, frozen=True, kw_only=True):
+    """A push to every device of a thread's user, as their policies want it."""
+
+    push: Push
+    """Without `badge`, which the store counts; an empty `title` becomes the thread's."""
+    policy: Policy
+    """The server's."""
+    grace_ms: int
+    expires_at: int
+
+
+class PushOutcome(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of one push."""
+
+    device_id: str | None
+    """None: the user had no device."""
+    platform: Platform | None
+    kind: Literal["turn", "approval"]
+    outcome: PushOutcomeKind
+    reason: str
+    at: int
+
+
 class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     """The end of a turn."""
 
@@ -138,8 +192,10 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     at: int
     checkpoint: Checkpoint
     """All that was not yet durable, up to and with the `done` event."""
+    push: PushPlan | None = None
     epoch: int | None = None
-    """A new epoch for the thread: every older segment goes, and offsets count on from `checkpoint`."""
+    """A new epoch for the thread: every older segment goes, and offsets count on from `checkpoint`, whose segment may
+    begin anywhere. It becomes one more than the old epoch if it is not greater: read the thread to know."""
     start_next: bool = True
     """Whether the next queued turn of the thread becomes the running one in the same transaction."""
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Select, Table, and_, case, exists, select
+from sqlalchemy import Select, Table, and_, case, exists, select
 from sqlalchemy.dialects import postgresql, sqlite
 
 from gateway.store.records import Approval, Message, Segment, Thread, Turn
-from gateway.store.tables import approvals, messages, segments, threads, turns
+from gateway.store.tables import POSITIONS, approvals, messages, segments, threads, turns
 
 THREAD = tuple(threads.c[name] for name in Thread.__struct_fields__)
 _of_message = ("content", "attachments")
@@ -17,13 +17,13 @@ TURN = tuple((messages if name in _of_message else turns).c[name] for name in Tu
 SEGMENT = tuple(segments.c[name] for name in Segment.__struct_fields__)
 
 TURNS_WITH_MESSAGE = turns.join(
-    messages, and_(messages.c.thread_key == turns.c.thread_key, messages.c.position == 2 * turns.c.number)
+    messages, and_(messages.c.thread_key == turns.c.thread_key, messages.c.position == POSITIONS * turns.c.number)
 )
 MESSAGES_WITH_TURN = messages.join(
-    turns, and_(turns.c.thread_key == messages.c.thread_key, turns.c.number == messages.c.position // 2)
+    turns, and_(turns.c.thread_key == messages.c.thread_key, turns.c.number == messages.c.position // POSITIONS)
 )
 _retries = turns.alias("retries")
-IS_ANSWER = messages.c.position % 2 == 1
+IS_ANSWER = messages.c.position % POSITIONS == POSITIONS - 1
 MESSAGE = (
     messages.c.message_id,
     turns.c.turn_id,
@@ -67,7 +67,7 @@ def message_of(row: Sequence[Any]) -> Message:
         message_id=message_id,
         turn_id=turn_id,
         position=position,
-        role="assistant" if position % 2 else "user",
+        role="assistant" if position % POSITIONS == POSITIONS - 1 else "user",
         content=content,
         attachments=attachments or (),
         status=status,
@@ -84,6 +84,6 @@ def _named(names: tuple[str, ...], row: Sequence[Any]) -> dict[str, Any]:
     return dict(zip(names, row, strict=True))
 
 
-def insert(connection: Connection, table: Table) -> sqlite.Insert | postgresql.Insert:
+def insert(dialect: str, table: Table) -> sqlite.Insert | postgresql.Insert:
     """An insert that may say `on conflict`; both databases write it alike."""
-    return sqlite.insert(table) if connection.dialect.name == "sqlite" else postgresql.insert(table)
+    return sqlite.insert(table) if dialect == "sqlite" else postgresql.insert(table)

@@ -10,23 +10,28 @@ from typing import TypeVar
 
 from sqlalchemy import URL, Connection, Engine, text
 
-from gateway.store import log, threads, turns
+from gateway.store import adopting, devices, log, outbox, secrets, steering, threads, turns
 from gateway.store.base import StoreUnavailable
 from gateway.store.engine import READERS, create_file, sqlite_engine, sqlite_url, translated
 from gateway.store.migrate import migrate
 from gateway.store.records import (
     Accepted,
+    Adoption,
     Approval,
     Checkpoint,
     Message,
     NewTurn,
     Outcome,
+    PushOutcome,
+    PushPlan,
     Segment,
     Thread,
     ThreadSummary,
     Turn,
 )
+from gateway.store.sqloutbox import SqlOutbox
 from gateway.store.writer import Writer
+from notifications.records import Device
 
 T = TypeVar("T")
 
@@ -37,6 +42,12 @@ def _prepare(url: URL, writing: Engine) -> None:
         migrate(connection)
 
 
+def _end(readers: ThreadPoolExecutor, *engines: Engine) -> None:
+    readers.shutdown()  # reads under way are short
+    for engine in engines:
+        engine.dispose()  # the last connection to close copies the log into the file
+
+
 class SqlStore:
     """See `gateway.store.base.Store` for what each method promises.
 
@@ -44,10 +55,10 @@ class SqlStore:
     committed before, and wait for no write.
     """
 
-    def __init__(self, writer: Writer, reading: Engine, threads_: ThreadPoolExecutor) -> None:
+    def __init__(self, writer: Writer, reading: Engine, readers: ThreadPoolExecutor) -> None:
         self._writer = writer
         self._reading = reading
-        self._readers = threads_
+        self._readers = readers
         self._closed = False
 
     @classmethod
@@ -73,9 +84,7 @@ class SqlStore:
                 store._closed = True
                 await writer.close()
         finally:
-            readers.shutdown()  # waits for reads under way, which are short
-            reading.dispose()
-            writing.dispose()
+            await asyncio.to_thread(_end, readers, reading, writing)
 
     async def _read(self, work: Callable[[Connection], T]) -> T:
         if self._closed:
@@ -96,6 +105,12 @@ class SqlStore:
                     return found
         # Either the turn is deleted each time between the two, or it is not the client's id that is taken.
         raise ValueError("the turn_id was used before")
+
+    async def adopt(self, adoption: Adoption) -> tuple[Thread, bool]:
+        return await self._writer.run(lambda connection: adopting.adopt(connection, adoption))
+
+    async def unsteer(self, message_id: str) -> None:
+        await self._writer.run(lambda connection: steering.unsteer(connection, message_id))
 
     async def checkpoint(self, batch: Sequence[Checkpoint]) -> None:
         if batch:
@@ -152,17 +167,46 @@ class SqlStore:
     async def message(self, thread_key: int, message_id: str) -> Message | None:
         return await self._read(lambda connection: threads.message(connection, thread_key, message_id))
 
-    async def turn(self, user_id: str, turn_id: str) -> tuple[Thread, Turn] | None:
+    async def turn(self, user_id: str | None, turn_id: str) -> tuple[Thread, Turn] | None:
         return await self._read(lambda connection: turns.turn(connection, user_id, turn_id))
 
     async def open_turns(self, thread_key: int) -> list[Turn]:
         return await self._read(lambda connection: turns.open_turns(connection, thread_key))
 
-    async def mark_read(self, user_id: str, thread_id: str, message_id: str) -> bool | None:
-        return await self._writer.run(lambda connection: threads.mark_read(connection, user_id, thread_id, message_id))
+    async def mark_read(
+        self, user_id: str, thread_id: str, message_id: str, device_id: str | None, at: int
+    ) -> bool | None:
+        return await self._writer.run(
+            lambda connection: threads.mark_read(connection, user_id, thread_id, message_id, device_id, at)
+        )
 
     async def approval(self, user_id: str, approval_id: str) -> Approval | None:
         return await self._read(lambda connection: log.approval(connection, user_id, approval_id))
+
+    async def put_device(self, device: Device) -> None:
+        await self._writer.run(lambda connection: devices.put(connection, device))
+
+    async def devices(self, user_id: str) -> list[Device]:
+        return await self._read(lambda connection: devices.of_user(connection, user_id))
+
+    async def device(self, user_id: str, device_id: str) -> Device | None:
+        return await self._read(lambda connection: devices.get(connection, user_id, device_id))
+
+    async def remove_device(self, user_id: str, device_id: str) -> bool:
+        return await self._writer.run(lambda connection: devices.remove(connection, user_id, device_id))
+
+    async def enqueue_push(self, turn_id: str, wanted: PushPlan, at: int) -> None:
+        await self._writer.run(lambda connection: turns.enqueue_push(connection, turn_id, wanted, at))
+
+    async def push_outcomes(self, turn_id: str) -> list[PushOutcome]:
+        return await self._read(lambda connection: outbox.outcomes(connection, turn_id))
+
+    async def secret(self, name: str) -> bytes:
+        return await self._writer.run(lambda connection: secrets.secret(connection, name))
+
+    @property
+    def outbox(self) -> SqlOutbox:
+        return SqlOutbox(self._writer, self._read)
 
     async def ping(self) -> None:
         await self._read(lambda connection: connection.execute(text("SELECT 1")).all())

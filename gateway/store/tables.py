@@ -111,6 +111,10 @@ turns = Table(
     Index(None, "retry_of"),
 )
 
+POSITIONS = 1000
+"""Places in the order of a thread's messages that belong to one turn: the first is the user's message, the last the
+answer, and those between are messages that were handed to the turn while it ran."""
+
 messages = Table(
     "messages",
     metadata,
@@ -121,7 +125,19 @@ messages = Table(
     Column("attachments", Json),
     Column("content", Text, nullable=False),
     UniqueConstraint("message_id"),
-    comment="position = 2 * turns.number for the user's message, one more for the answer",
+    comment="position = 1000 * turns.number for the user's message, the last before the next turn's for the answer",
+)
+
+steers = Table(
+    "steers",
+    metadata,
+    Column("message_id", String, primary_key=True),
+    _of_thread(),
+    Column("user_id", String, nullable=False),
+    Column("client_id", String, nullable=False),
+    Column("fingerprint", LargeBinary(32), nullable=False),
+    UniqueConstraint("user_id", "client_id"),
+    comment="messages that were handed to a running turn under a client's id",
 )
 
 segments = Table(
@@ -147,4 +163,67 @@ approvals = Table(
     Column("expires_at", Millis, nullable=False),
     Column("resolved_at", Millis),
     Index(None, "thread_key"),
+)
+
+devices = Table(
+    "devices",
+    metadata,
+    Column("user_id", String, primary_key=True),
+    Column("device_id", String, primary_key=True),
+    Column("platform", String, nullable=False),
+    Column("token", Text, nullable=False),
+    Column("environment", String, nullable=False),
+    Column("app_id", String),
+    Column("notify", String),
+    Column("registered_at", Millis, nullable=False),
+    UniqueConstraint("platform", "token"),
+    comment="a token is on one phone, so it belongs to one device of one user: the last that handed it in",
+)
+
+outbox = Table(
+    "outbox",
+    metadata,
+    Column("key", Key, primary_key=True, autoincrement=True),
+    Column("delivery_id", String, nullable=False),
+    Column("user_id", String, nullable=False),
+    Column("device_id", String, nullable=False),
+    Column("platform", String, nullable=False),
+    Column("policy", String, nullable=False),
+    Column("thread_key", Key, nullable=False),
+    Column("position", BigInteger, nullable=False),
+    Column("push", LargeBinary, nullable=False),
+    Column("created_at", Millis, nullable=False),
+    Column("expires_at", Millis, nullable=False),
+    Column("due_at", Millis, nullable=False),
+    Column("lease", BigInteger, nullable=False),
+    Column("attempts", Integer, nullable=False),
+    Index(None, "platform", "due_at"),
+    comment="pushes that have no final outcome; while one is leased, due_at is the end of the lease",
+)
+
+push_outcomes = Table(
+    "push_outcomes",
+    metadata,
+    Column("key", Key, primary_key=True, autoincrement=True),
+    Column("user_id", String, nullable=False),
+    Column("device_id", String),
+    Column("platform", String),
+    Column("kind", String, nullable=False),
+    Column("thread_key", Key, nullable=False),
+    Column("position", BigInteger, nullable=False),
+    Column("turn_id", String, nullable=False),
+    Column("message_id", String, nullable=False),
+    Column("outcome", String, nullable=False),
+    Column("reason", String, nullable=False),
+    Column("at", Millis, nullable=False),
+    Index(None, "turn_id"),
+    Index(None, "thread_key", "position"),
+)
+
+secrets = Table(
+    "secrets",
+    metadata,
+    Column("name", String, primary_key=True),
+    Column("value", LargeBinary, nullable=False),
+    comment="keys that the gateway made for itself, the same on every node",
 )

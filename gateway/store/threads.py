@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import msgspec
-from sqlalchemy import Connection, Select, and_, case, delete, exists, func, select, update
+from sqlalchemy import BigInteger, Connection, Select, and_, bindparam, case, delete, exists, func, select, update
 
+from gateway.store import outbox
 from gateway.store.records import Message, Thread, ThreadSummary
 from gateway.store.rows import (
     IS_ANSWER,
@@ -18,27 +19,42 @@ from gateway.store.rows import (
     select_messages,
     thread_of,
 )
-from gateway.store.tables import approvals, messages, segments, threads, tombstones, turns
+from gateway.store.tables import POSITIONS, approvals, messages, segments, steers, threads, tombstones, turns
 
 
 def _own(user_id: str, thread_id: str) -> Any:
     return and_(threads.c.user_id == user_id, threads.c.thread_id == thread_id)
 
 
+LOCK = select(*THREAD).where(threads.c.key == bindparam("of")).with_for_update()
+
+
 def lock(connection: Connection, thread_key: int) -> Thread | None:
     """The thread, which nobody else changes until the transaction ends."""
-    row = connection.execute(select(*THREAD).where(threads.c.key == thread_key).with_for_update()).one_or_none()
+    row = connection.execute(LOCK, {"of": thread_key}).one_or_none()
     return None if row is None else thread_of(row)
+
+
+_others = threads.alias()
+_newest = (
+    select(_others.c.updated_at + 1)
+    .where(_others.c.user_id == threads.c.user_id, _others.c.key != threads.c.key)
+    .order_by(_others.c.updated_at.desc())
+    .limit(1)
+    .scalar_subquery()
+)
+_at = bindparam("at", type_=BigInteger)
+TOUCH = (
+    update(threads)
+    .where(threads.c.key == bindparam("of"))
+    .values(updated_at=case((_newest > _at, _newest), else_=_at))
+    .returning(threads.c.updated_at)
+)
 
 
 def touch(connection: Connection, thread: Thread, at: int) -> Thread:
     """Make it the user's newest: at `at`, or right after the newest other one, so that pages cut by time lose none."""
-    others = select(func.max(threads.c.updated_at)).where(
-        threads.c.user_id == thread.user_id, threads.c.key != thread.key
-    )
-    newest = connection.scalars(others).one()
-    updated_at = at if newest is None else max(at, newest + 1)
-    connection.execute(update(threads).where(threads.c.key == thread.key).values(updated_at=updated_at))
+    updated_at = connection.scalars(TOUCH, {"of": thread.key, "at": at}).one()
     return msgspec.structs.replace(thread, updated_at=updated_at)
 
 
@@ -73,7 +89,7 @@ def _select_summaries() -> Select[Any]:
         threads.outerjoin(
             messages, and_(messages.c.thread_key == threads.c.key, messages.c.position == last)
         ).outerjoin(
-            turns, and_(turns.c.thread_key == messages.c.thread_key, turns.c.number == messages.c.position // 2)
+            turns, and_(turns.c.thread_key == messages.c.thread_key, turns.c.number == messages.c.position // POSITIONS)
         )
     )
 
@@ -121,7 +137,7 @@ def remove(connection: Connection, user_id: str, thread_id: str) -> bool:
     if found is None:
         return False
     gone = thread_of(found)
-    row = insert(connection, tombstones).values(user_id=user_id, thread_id=thread_id, epoch=gone.epoch)
+    row = insert(connection.dialect.name, tombstones).values(user_id=user_id, thread_id=thread_id, epoch=gone.epoch)
     connection.execute(
         row.on_conflict_do_update(
             index_elements=[tombstones.c.user_id, tombstones.c.thread_id],
@@ -130,7 +146,8 @@ def remove(connection: Connection, user_id: str, thread_id: str) -> bool:
             },
         )
     )
-    for table in (approvals, segments, messages, turns):
+    outbox.forget_thread(connection, gone.key)
+    for table in (approvals, segments, steers, messages, turns):
         connection.execute(delete(table).where(table.c.thread_key == gone.key))
     connection.execute(delete(threads).where(threads.c.key == gone.key))
     return True
@@ -155,10 +172,16 @@ def message(connection: Connection, thread_key: int, message_id: str) -> Message
     return None if row is None else message_of(row)
 
 
-def mark_read(connection: Connection, user_id: str, thread_id: str, message_id: str) -> bool | None:
+def mark_read(
+    connection: Connection, user_id: str, thread_id: str, message_id: str, device_id: str | None, at: int
+) -> bool | None:
     mine = thread(connection, user_id, thread_id)
     seen = None if mine is None else message(connection, mine.key, message_id)
     if mine is None or seen is None:
         return None
     forward = and_(threads.c.key == mine.key, threads.c.read_position < seen.position)
-    return connection.execute(update(threads).where(forward).values(read_position=seen.position)).rowcount > 0
+    before = connection.scalars(select(threads.c.read_position).where(threads.c.key == mine.key)).one()
+    moved = connection.execute(update(threads).where(forward).values(read_position=seen.position)).rowcount > 0
+    if moved:
+        outbox.withdraw(connection, mine, before, seen.position, device_id, at)
+    return moved

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
+from functools import cache
 from typing import Any
 
-import msgspec
-from sqlalchemy import Connection, exists, func, select, update
+from sqlalchemy import Connection, Insert, bindparam, exists, func, select, update
 
+from gateway.store import outbox, steering
 from gateway.store.base import IdConflict, QueueFull, WrongAgent
 from gateway.store.log import checkpoint, restart
-from gateway.store.records import Accepted, NewTurn, Outcome, Thread, Turn
+from gateway.store.messages import answer_position, fingerprint, insert_message
+from gateway.store.records import Accepted, NewTurn, Outcome, PushPlan, Thread, Turn
 from gateway.store.rows import THREAD, TURN, TURNS_WITH_MESSAGE, insert, select_turns, thread_of, turn_of
-from gateway.store.tables import messages, threads, tombstones, turns
+from gateway.store.tables import POSITIONS, threads, tombstones, turns
 from gateway.store.threads import lock, touch
 
 UNFINISHED: dict[str, Any] = dict.fromkeys(("finished_at", "stop_reason", "usage", "error", "duration_ms"))
@@ -22,25 +23,45 @@ class IdTaken(Exception):
     """The user sent a turn with this `client_id` before: undo all, and answer with that one."""
 
 
-def fingerprint(new: NewTurn) -> bytes:
-    """What a repeated send has in common with the first, but for the thread."""
-    return hashlib.sha256(msgspec.json.encode((new.content, new.agent, new.attachments), order="sorted")).digest()
+# Statements of `accept` are built once: building them anew took more than half of its time.
+_OWN = (threads.c.user_id == bindparam("user_id"), threads.c.thread_id == bindparam("thread_id"))
+THREAD_FOR_UPDATE = select(*THREAD).where(*_OWN).with_for_update()
+GRAVE = select(tombstones.c.epoch).where(
+    tombstones.c.user_id == bindparam("user_id"), tombstones.c.thread_id == bindparam("thread_id")
+)
+_of_thread = turns.c.thread_key == bindparam("of")
+_open = select(func.count()).select_from(turns).where(_of_thread, turns.c.finished_at.is_(None))
+QUEUE = select(
+    select(func.coalesce(func.max(turns.c.number), 0)).where(_of_thread).scalar_subquery().label("last"),
+    _open.scalar_subquery().label("open"),
+    _open.where(turns.c.status == "queued").scalar_subquery().label("waiting"),
+)
+
+
+@cache
+def _insert_thread(dialect: str) -> Insert:
+    row = insert(dialect, threads)
+    return row.on_conflict_do_nothing(index_elements=[threads.c.user_id, threads.c.thread_id]).returning(threads.c.key)
+
+
+@cache
+def _insert_turn(dialect: str) -> Insert:
+    """Whichever constraint refuses it, `existing` tells."""
+    return insert(dialect, turns).on_conflict_do_nothing().returning(turns.c.key)
 
 
 def accept(connection: Connection, new: NewTurn) -> Accepted:
     """Raises: IdTaken, WrongAgent, QueueFull: the transaction is to be undone."""
     thread, created = _thread_for(connection, new)
-    counts = select(turns.c.status, func.count().label("turns")).where(
-        turns.c.thread_key == thread.key, turns.c.finished_at.is_(None)
-    )
-    open_ = {row.status: row.turns for row in connection.execute(counts.group_by(turns.c.status))}
-    waiting, ahead = open_.get("queued", 0), sum(open_.values())
-    last = select(func.coalesce(func.max(turns.c.number), 0)).where(turns.c.thread_key == thread.key)
-    number = connection.scalars(last).one() + 1
+    if steering.is_taken(connection, new):
+        raise IdTaken
+    if new.steer_into is not None and (steered := steering.steer(connection, thread, new)) is not None:
+        return steered
+    last, ahead, waiting = connection.execute(QUEUE, {"of": thread.key}).one()
     fields: dict[str, Any] = {
         "turn_id": new.turn_id,
         "thread_key": thread.key,
-        "number": number,
+        "number": last + 1,
         "agent": new.agent,
         "status": "queued" if ahead else "running",
         "client_id": new.client_id,
@@ -51,64 +72,41 @@ def accept(connection: Connection, new: NewTurn) -> Accepted:
         "created_at": new.at,
         "started_at": None if ahead else new.at,
     }
-    key = connection.scalars(
-        insert(connection, turns)
-        .values(
-            **fields,
-            user_id=new.user_id,
-            fingerprint=fingerprint(new),
-            thread_chosen=new.thread_chosen_by_client,
-        )
-        .on_conflict_do_nothing()  # whichever constraint it is, `existing` tells
-        .returning(turns.c.key)
-    ).one_or_none()
+    identity = {
+        "user_id": new.user_id,
+        "fingerprint": fingerprint(new),
+        "thread_chosen": new.thread_chosen_by_client,
+    }
+    key = connection.scalars(_insert_turn(connection.dialect.name), fields | identity).one_or_none()
     if key is None:
         raise IdTaken
     if thread.agent != new.agent:
         raise WrongAgent(thread.agent)
     if ahead and waiting >= new.queue_limit:
         raise QueueFull
-    connection.execute(
-        messages.insert().values(
-            thread_key=thread.key,
-            position=2 * number,
-            message_id=new.message_id,
-            created_at=new.at,
-            attachments=list(new.attachments) or None,
-            content=new.content,
-        )
-    )
+    insert_message(connection, thread.key, POSITIONS * (last + 1), new.message_id, new.at, new.content, new.attachments)
     thread = touch(connection, thread, new.at)
     turn = Turn(key=key, content=new.content, attachments=new.attachments, **fields, **UNFINISHED)
     return Accepted(thread=thread, turn=turn, duplicate=False, created_thread=created, queued=ahead)
 
 
 def _thread_for(connection: Connection, new: NewTurn) -> tuple[Thread, bool]:
-    key = connection.scalars(
-        insert(connection, threads)
-        .values(
-            user_id=new.user_id,
-            thread_id=new.thread_id,
-            agent=new.agent,
-            title=new.title,
-            epoch=new.epoch,
-            head=0,
-            read_position=0,
-            created_at=new.at,
-            updated_at=new.at,
-        )
-        .on_conflict_do_nothing(index_elements=[threads.c.user_id, threads.c.thread_id])
-        .returning(threads.c.key)
-    ).one_or_none()
+    name = {"user_id": new.user_id, "thread_id": new.thread_id}
+    fields = {
+        "agent": new.agent,
+        "title": new.title,
+        "epoch": new.epoch,
+        "head": 0,
+        "read_position": 0,
+        "created_at": new.at,
+        "updated_at": new.at,
+    }
+    key = connection.scalars(_insert_thread(connection.dialect.name), name | fields).one_or_none()
     if key is not None:
-        grave = select(tombstones.c.epoch).where(
-            tombstones.c.user_id == new.user_id, tombstones.c.thread_id == new.thread_id
-        )
-        buried = connection.scalars(grave).one_or_none()
+        buried = connection.scalars(GRAVE, name).one_or_none()
         if buried is not None and buried >= new.epoch:
             connection.execute(update(threads).where(threads.c.key == key).values(epoch=buried + 1))
-    mine = select(*THREAD).where(threads.c.user_id == new.user_id, threads.c.thread_id == new.thread_id)
-    return thread_of(connection.execute(mine.with_for_update()).one()), key is not None
+    return thread_of(connection.execute(THREAD_FOR_UPDATE, name).one()), key is not None
 
 
 def existing(connection: Connection, new: NewTurn) -> Accepted | None:
@@ -126,7 +124,7 @@ def existing(connection: Connection, new: NewTurn) -> Accepted | None:
         .where(turns.c.user_id == new.user_id, turns.c.client_id == new.client_id)
     ).one_or_none()
     if found is None:
-        return None
+        return steering.existing(connection, new)
     *_, first_fingerprint, chosen = found
     turn = turn_of(found[:-2])
     thread = thread_of(connection.execute(select(*THREAD).where(threads.c.key == turn.thread_key)).one())
@@ -166,22 +164,12 @@ def finish(connection: Connection, outcome: Outcome) -> Turn | None:
     if outcome.epoch is not None:
         restart(connection, thread, outcome.epoch, outcome.checkpoint.segment)
     checkpoint(connection, [outcome.checkpoint])
-    _answer(connection, thread.key, ended.number, ended.answer_id, outcome.content, outcome.at)
+    position = answer_position(ended.number)
+    insert_message(connection, thread.key, position, ended.answer_id, outcome.at, outcome.content)
     touch(connection, thread, outcome.at)
+    if outcome.push is not None:
+        outbox.enqueue(connection, thread, position, outcome.push, outcome.at)
     return start_next(connection, thread.key, outcome.at) if outcome.start_next else None
-
-
-def _answer(connection: Connection, thread_key: int, number: int, message_id: str, content: str, at: int) -> None:
-    connection.execute(
-        messages.insert().values(
-            thread_key=thread_key,
-            position=2 * number + 1,
-            message_id=message_id,
-            created_at=at,
-            attachments=None,
-            content=content,
-        )
-    )
 
 
 def start_next(connection: Connection, thread_key: int, at: int) -> Turn | None:
@@ -213,7 +201,7 @@ def cancel_queued(connection: Connection, thread_key: int, turn_id: str | None, 
     )
     rows = connection.execute(cancelled).all()
     for row in rows:
-        _answer(connection, thread_key, row.number, row.answer_id, "", at)
+        insert_message(connection, thread_key, answer_position(row.number), row.answer_id, at, "")
     if rows:
         touch(connection, thread, at)
     keys = [row.key for row in rows]
@@ -225,8 +213,11 @@ def running(connection: Connection) -> list[tuple[Thread, Turn]]:
     return _with_thread(connection, turns.c.status == "running")
 
 
-def turn(connection: Connection, user_id: str, turn_id: str) -> tuple[Thread, Turn] | None:
-    found = _with_thread(connection, (turns.c.turn_id == turn_id) & (turns.c.user_id == user_id))
+def turn(connection: Connection, user_id: str | None, turn_id: str) -> tuple[Thread, Turn] | None:
+    mine = turns.c.turn_id == turn_id
+    if user_id is not None:
+        mine &= turns.c.user_id == user_id
+    found = _with_thread(connection, mine)
     return found[0] if found else None
 
 
@@ -251,3 +242,11 @@ def waiting(connection: Connection) -> list[Thread]:
 def open_turns(connection: Connection, thread_key: int) -> list[Turn]:
     statement = select_turns().where(turns.c.thread_key == thread_key, turns.c.finished_at.is_(None))
     return [turn_of(row) for row in connection.execute(statement.order_by(turns.c.number))]
+
+
+def enqueue_push(connection: Connection, turn_id: str, wanted: PushPlan, at: int) -> None:
+    """A push about a turn that still runs. Nothing happens if there is no such turn."""
+    row = connection.execute(select(turns.c.thread_key, turns.c.number).where(turns.c.turn_id == turn_id)).one_or_none()
+    thread = None if row is None else lock(connection, row.thread_key)
+    if row is not None and thread is not None:
+        outbox.enqueue(connection, thread, answer_position(row.number), wanted, at)

@@ -32,11 +32,14 @@ class _Job:
     def settle(self, failure: Exception | None) -> None:
         if self.done.done():  # its caller was cancelled
             return
-        error = failure or self.error
-        if error is None:
-            self.done.set_result(self.result)
+        if failure is not None:
+            again = type(failure)(*failure.args) if isinstance(failure, StoreUnavailable) else failure
+            again.__cause__ = failure if again is not failure else failure.__cause__
+            self.done.set_exception(again)  # its own object, because several tasks raise it
+        elif self.error is not None:
+            self.done.set_exception(self.error)
         else:
-            self.done.set_exception(error)
+            self.done.set_result(self.result)
 
 
 class Writer:

@@ -211,7 +211,7 @@ async def test_two_users_have_threads_of_the_same_id_and_see_only_their_own(stor
     assert (await store.turn("bob", "u-1"), await store.turn("alice", "u-2")) == (None, None)
     assert [one.thread for one in await store.threads("bob", agent=None, before=None, limit=9)] == [other.thread]
     await store.finish(end(mine))
-    assert await store.mark_read("bob", "t", "a-1") is None
+    assert await store.mark_read("bob", "t", "a-1", None, 5_000) is None
     assert await store.delete("bob", "t")
     assert await store.thread("alice", "t") is not None
 
@@ -323,7 +323,7 @@ async def test_finishing_stores_the_answer_and_the_log_and_the_state(store: Stor
     assert (turn.error, turn.duration_ms, turn.finished_at) == ({"code": "x", "message": "y"}, 7, 6_000)
     answer = await store.message(thread.key, "a-1")
     assert answer is not None
-    assert (answer.role, answer.content, answer.status, answer.position) == ("assistant", "Hello.", "failed", 3)
+    assert (answer.role, answer.content, answer.status, answer.position) == ("assistant", "Hello.", "failed", 1999)
     assert (answer.turn_id, answer.created_at) == ("u-1", 6_000)
     assert await store.segments(thread.key, 0, 9) == [segment(1, 4)]
     assert await store.running() == []
@@ -598,15 +598,16 @@ async def test_history_shows_no_queued_message_and_pages_both_ways(store: Store)
     await store.accept(new("5"))
     everything = await store.messages(key, limit=100)
     assert [one.message_id for one in everything] == [f"{kind}-{n}" for n in range(4) for kind in "ma"] + ["m-4"]
-    assert [one.position for one in everything] == list(range(2, 11))
+    positions = [one.position for one in everything]
+    assert positions == sorted(set(positions))
     assert [one.role for one in everything[:2]] == ["user", "assistant"]
     assert [one.status for one in everything[:2]] == [None, "completed"]
     assert list(everything[2].attachments) == [{"n": 1}]
     assert list(everything[3].attachments) == []
     assert await store.messages(key, limit=2) == everything[-2:]
-    assert await store.messages(key, before=6, limit=3) == everything[1:4]
-    assert await store.messages(key, after=3, limit=3) == everything[2:5]
-    assert await store.messages(key, after=10, limit=3) == []
+    assert await store.messages(key, before=positions[4], limit=3) == everything[1:4]
+    assert await store.messages(key, after=positions[1], limit=3) == everything[2:5]
+    assert await store.messages(key, after=positions[-1], limit=3) == []
     assert await store.message(key, "m-0") == everything[0]
     assert await store.message(key, "m-5") is None
     assert await store.message(key, "unknown") is None
@@ -647,21 +648,21 @@ async def test_a_summary_shows_the_last_message_and_what_is_unread(store: Store)
 async def test_the_read_mark_never_goes_back(store: Store) -> None:
     for n in range(3):
         await store.finish(end(await store.accept(new(str(n)))))
-    assert await store.mark_read("alice", "t", "a-1") is True
-    assert await store.mark_read("alice", "t", "a-1") is False
-    assert await store.mark_read("alice", "t", "m-0") is False
+    assert await store.mark_read("alice", "t", "a-1", None, 5_000) is True
+    assert await store.mark_read("alice", "t", "a-1", None, 5_000) is False
+    assert await store.mark_read("alice", "t", "m-0", None, 5_000) is False
     summary = await store.summary("alice", "t")
     assert summary is not None
     assert (summary.unread, summary.read_message_id) == (1, "a-1")
-    assert await store.mark_read("alice", "t", "a-2") is True
-    assert await store.mark_read("alice", "t", "unknown") is None
-    assert await store.mark_read("alice", "unknown", "a-2") is None
+    assert await store.mark_read("alice", "t", "a-2", None, 5_000) is True
+    assert await store.mark_read("alice", "t", "unknown", None, 5_000) is None
+    assert await store.mark_read("alice", "unknown", "a-2", None, 5_000) is None
 
 
 async def test_read_marks_set_at_once_end_at_the_furthest(store: Store) -> None:
     for n in range(8):
         await store.finish(end(await store.accept(new(str(n)))))
-    await asyncio.gather(*(store.mark_read("alice", "t", f"a-{n}") for n in (3, 7, 1, 5, 0, 6, 2, 4)))
+    await asyncio.gather(*(store.mark_read("alice", "t", f"a-{n}", None, 5_000) for n in (3, 7, 1, 5, 0, 6, 2, 4)))
     summary = await store.summary("alice", "t")
     assert summary is not None
     assert summary.read_message_id == "a-7"
@@ -670,7 +671,7 @@ async def test_read_marks_set_at_once_end_at_the_furthest(store: Store) -> None:
 async def test_a_message_that_still_waits_cannot_be_read(store: Store) -> None:
     await store.accept(new("1"))
     await store.accept(new("2"))
-    assert await store.mark_read("alice", "t", "m-2") is None
+    assert await store.mark_read("alice", "t", "m-2", None, 5_000) is None
 
 
 async def test_a_thread_can_be_renamed_by_its_user(store: Store) -> None:
@@ -792,3 +793,30 @@ async def test_a_url_that_is_no_use_is_refused_without_its_secrets() -> None:
             async with SqlStore.open(url):
                 pass
         assert "hunter2" not in str(caught.value)
+
+
+async def test_a_message_for_a_running_turn_stands_between_its_question_and_its_answer(store: Store) -> None:
+    first = await store.accept(new("1"))
+    handed = await store.accept(new("2", steer_into=first.turn.turn_id))
+    assert (handed.steered, handed.duplicate, handed.queued) == (True, False, 0)
+    assert (handed.turn.turn_id, handed.turn.message_id) == (first.turn.turn_id, "m-2")
+    await store.finish(end(first))
+    assert [m.message_id for m in await store.messages(first.thread.key, limit=9)] == ["m-1", "m-2", "a-1"]
+    again = await store.accept(new("2", turn_id="u-9", message_id="m-9"))
+    assert (again.steered, again.duplicate, again.turn.message_id) == (True, True, "m-2")
+
+
+async def test_a_message_for_a_turn_that_has_ended_becomes_a_turn_of_its_own(store: Store) -> None:
+    first = await store.accept(new("1"))
+    await store.finish(end(first))
+    second = await store.accept(new("2", steer_into=first.turn.turn_id))
+    assert not second.steered
+    assert (second.turn.turn_id, second.turn.status) == ("u-2", "running")
+
+
+async def test_a_message_that_its_turn_did_not_take_can_be_sent_anew_under_the_same_id(store: Store) -> None:
+    first = await store.accept(new("1"))
+    await store.accept(new("2", steer_into=first.turn.turn_id))
+    await store.unsteer("m-2")
+    queued = await store.accept(new("2"))
+    assert (queued.steered, queued.duplicate, queued.turn.status) == (False, False, "queued")

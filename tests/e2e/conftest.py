@@ -52,7 +52,7 @@ def gateway(
     tmp_path_factory: pytest.TempPathFactory, upstream_port: int, gateway_environment: dict[str, Any]
 ) -> Iterator[GatewayProcess]:
     """One gateway for all tests of the module, which use threads of their own."""
-    environment = {"AGENTS": agents_for(upstream_port), **gateway_environment}
+    environment = {"AGENTS": agents_for(upstream_port), "DRAIN_SECONDS": "0", **gateway_environment}
     process = GatewayProcess(tmp_path_factory.mktemp("gateway"), environment)
     process.start()
     try:
@@ -82,7 +82,7 @@ async def new_client() -> AsyncIterator[NewClient]:
     made: list[Client] = []
 
     def make(process: GatewayProcess, user: str = "alice", **options: Any) -> Client:
-        made.append(Client(process.url, token=TOKENS[user], **options))
+        made.append(Client(lambda: process.url, token=TOKENS[user], **options))
         return made[-1]
 
     yield make

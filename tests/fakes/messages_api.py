@@ -108,6 +108,7 @@ class MessagesApi:
         self.keep_alive = True
         self.connections = 0
         """How many connections were opened."""
+        self.connected = asyncio.Event()
         self._api_key = api_key
         self._port = port
         self._server: asyncio.Server | None = None
@@ -144,12 +145,16 @@ class MessagesApi:
         assert task is not None
         self._tasks.add(task)
         self.connections += 1
+        self.connected.set()
         writer.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         try:
             if self.deaf:
                 await asyncio.Event().wait()
-            while await self._exchange(reader, writer) and self.keep_alive:
-                pass
+            early: bytes | None = b""
+            while early is not None:
+                early = await self._exchange(early, reader, writer)
+                if not self.keep_alive:
+                    break
         except (ConnectionError, asyncio.IncompleteReadError, _Gone):
             pass
         except asyncio.CancelledError:
@@ -160,26 +165,29 @@ class MessagesApi:
             with contextlib.suppress(ConnectionError):
                 await writer.wait_closed()
 
-    async def _exchange(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
-        """One request and its answer. Returns whether the connection may carry another."""
-        head = await reader.readuntil(b"\r\n\r\n")
+    async def _exchange(self, early: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bytes | None:
+        """One request and its answer. `early` is what was already read of the request.
+
+        Returns what was already read of the next one; None when the connection carries no other.
+        """
+        head = early + await reader.readuntil(b"\r\n\r\n")
         request_line, *lines = head.decode("latin-1").split("\r\n")[:-2]
         method, target, _ = request_line.split(" ")
         headers = {name.strip().lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
         length = int(headers.get("content-length", "0"))
         if length > MAX_BODY:
             self._plain(writer, 413, error_body("request_too_large", "Request exceeds the maximum size"))
-            return False
+            return None
         body = await reader.readexactly(length)
         if (method, target) == ("GET", "/calls"):
             self._plain(writer, 200, msgspec.json.encode({"calls": len(self.calls), "refusals": len(self.refusals)}))
-            return True
+            return b""
         try:
             data = validate(method, target, headers, body, self._api_key)
         except Refusal as refusal:
             self.refusals.append(refusal)
             self._plain(writer, refusal.status, error_body(error_type(refusal.status), refusal.message))
-            return True
+            return b""
         call = Call(headers, data, target)
         script = self.queue.popleft() if self.queue else self.script
         async with self._call_made:
@@ -205,28 +213,32 @@ class _Answer:
         self._writer = writer
         self._index = -1
 
-    async def play(self, script: Script) -> bool:
+    async def play(self, script: Script) -> bytes:
+        """Returns what the client has already sent of its next request."""
         playing = asyncio.ensure_future(self._play(script))
         watching = asyncio.ensure_future(self._reader.read(1))
         try:
             await asyncio.wait((playing, watching), return_when=asyncio.FIRST_COMPLETED)
-            if not playing.done():
-                self._call.closed.set()
-                raise _Gone
-            return playing.result()
+            if watching.done() and not playing.done():
+                if watching.exception() is not None or not watching.result():
+                    self._call.closed.set()
+                    raise _Gone
+                await playing
+            playing.result()
+            return watching.result() if watching.done() else b""
         finally:
             for task in (playing, watching):
                 task.cancel()
             await asyncio.gather(playing, watching, return_exceptions=True)
             self._call.finished.set()
 
-    async def _play(self, script: Script) -> bool:
+    async def _play(self, script: Script) -> None:
         match script[0]:
             case Status() as status:
                 kind = status.kind or error_type(status.code)
                 body = status.body if status.body is not None else error_body(kind, status.message, status.details)
                 MessagesApi._plain(self._writer, status.code, body, **status.headers)
-                return True
+                return
             case Stall():
                 await asyncio.Event().wait()
             case Cut(reset=reset):
@@ -237,7 +249,6 @@ class _Answer:
                 break
         self._writer.write(b"0\r\n\r\n")
         await self._writer.drain()
-        return True
 
     async def _step(self, step: Step) -> bool:
         """Returns whether the script goes on."""

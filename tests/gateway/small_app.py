@@ -25,7 +25,8 @@ SECRET = "hunter2-do-not-show"
 
 
 def create_app(settings: Settings, *, hang_at_the_end: bool = False) -> Starlette:
-    draining, finish = asyncio.Event(), asyncio.Event()
+    draining, finish, ending = asyncio.Event(), asyncio.Event(), asyncio.Event()
+    fault = asyncio.Event()
     sockets: set[WebSocket] = set()
 
     async def drain() -> None:
@@ -58,6 +59,20 @@ def create_app(settings: Settings, *, hang_at_the_end: bool = False) -> Starlett
     async def fail(request: Request) -> PlainTextResponse:
         raise ValueError(SECRET)
 
+    async def orphan(request: Request) -> PlainTextResponse:
+        async def fails() -> None:
+            raise ValueError(SECRET)
+
+        await asyncio.wait([asyncio.create_task(fails())])  # and no one looks at what it raised
+        return PlainTextResponse("ok")
+
+    async def environment(request: Request) -> PlainTextResponse:
+        return PlainTextResponse("\n".join(f"{name}={value}" for name, value in os.environ.items()))
+
+    async def fails_when_asked() -> None:
+        await fault.wait()
+        raise ValueError(SECRET)
+
     @contextlib.asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         match os.environ.get("SMALL_APP_START"):
@@ -65,7 +80,11 @@ def create_app(settings: Settings, *, hang_at_the_end: bool = False) -> Starlett
                 raise StoreUnavailable("the database does not answer")
             case "fault":
                 raise ValueError(SECRET)
-        yield
+        async with asyncio.TaskGroup() as tasks:
+            engine = tasks.create_task(fails_when_asked())
+            yield
+            engine.cancel()
+        ending.set()
         if hang_at_the_end:
             await asyncio.Event().wait()
 
@@ -75,11 +94,14 @@ def create_app(settings: Settings, *, hang_at_the_end: bool = False) -> Starlett
             Route("/finish", end),
             Route("/endless", endless),
             Route("/fail", fail),
+            Route("/orphan", orphan),
+            Route("/environment", environment),
         ],
         lifespan=lifespan,
     )
     app.state.drain = drain
-    app.state.finish = finish
+    app.state.ending = ending
+    app.state.fault = fault
     return app
 
 

@@ -95,7 +95,18 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("thread_key", "position", name="pk_messages"),
         sa.ForeignKeyConstraint(["thread_key"], ["threads.key"], name="fk_messages_thread_key", ondelete="CASCADE"),
         sa.UniqueConstraint("message_id", name="uq_messages_message_id"),
-        comment="position = 2 * turns.number for the user's message, one more for the answer",
+        comment="position = 1000 * turns.number for the user's message, the last before the next turn's for the answer",
+    )
+    op.create_table(
+        "steers",
+        sa.Column("message_id", sa.String, nullable=False),
+        sa.Column("thread_key", KEY, nullable=False),
+        sa.Column("user_id", sa.String, nullable=False),
+        sa.Column("client_id", sa.String, nullable=False),
+        sa.Column("fingerprint", sa.LargeBinary(32), nullable=False),
+        sa.PrimaryKeyConstraint("message_id", name="pk_steers"),
+        sa.ForeignKeyConstraint(["thread_key"], ["threads.key"], name="fk_steers_thread_key", ondelete="CASCADE"),
+        sa.UniqueConstraint("user_id", "client_id", name="uq_steers_user_id_client_id"),
     )
     op.create_table(
         "segments",

@@ -1,0 +1,45 @@
+"""uvicorn's HTTP protocol with a deadline for the head of a request.
+
+uvicorn ends idle connections only after a first response, and none whose head comes in drop by drop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+import h11
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+__all__ = ["HEAD_SECONDS", "DeadlineH11Protocol"]
+
+HEAD_SECONDS = 15.0
+"""From the connection, or the first byte of a further request, to the end of the request's head."""
+
+
+class DeadlineH11Protocol(H11Protocol):
+    """Closes a connection whose request does not come. A request under way is not its affair."""
+
+    _deadline: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in uvicorn's own
+        super().connection_made(transport)
+        self._watch()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        self._watch()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop()
+        super().connection_lost(exc)
+
+    def _watch(self) -> None:
+        if self.conn.their_state is not h11.IDLE:
+            self._stop()
+        elif self._deadline is None:
+            self._deadline = self.loop.call_later(HEAD_SECONDS, self.transport.close)
+
+    def _stop(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None

@@ -1,0 +1,1 @@
+"""Where turns run: in this process."""
