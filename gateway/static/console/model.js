@@ -15,6 +15,8 @@ import { forgetThread, load, loadThread, save, saveThread } from "./storage.js";
 
 const SAVE_MS = 500;
 const PAGE = 40;
+/** As long as a notice's preview; a page of threads brings more of the message. */
+const PREVIEW_CHARS = 200;
 
 export class Model {
   /** @type {Agent[]} */ agents = [];
@@ -246,7 +248,10 @@ export class Model {
       forgetThread(threadId);
       if (this.open?.threadId === threadId) this.open = null;
     } else {
-      this.threads.set(threadId, { thread_id: threadId, agent, title, status, unread, preview, updated_at: timestamp });
+      // Reading or renaming a thread does not move it to the top.
+      const known = this.threads.get(threadId);
+      const still = known && known.status === status && known.preview.slice(0, PREVIEW_CHARS) === preview;
+      this.threads.set(threadId, { thread_id: threadId, agent, title, status, unread, preview, updated_at: still ? known.updated_at : timestamp });
     }
     this.#changed();
   }
