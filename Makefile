@@ -5,13 +5,13 @@ BIN := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest
 OPENCODE := $(VENV)/opencode/node_modules/.bin/opencode
 
-.PHONY: run test test-agents test-browser test-streamlit test-soak lint types format bench wheel-check clean
+.PHONY: run test test-agents test-web test-streamlit test-soak lint types format bench wheel-check clean
 
 run: $(VENV)/.runtime
 	@$(BIN)/agentline serve $(ARGS)
 
 test: $(VENV)/.dev
-	$(PYTEST) -m "not soak and not agents" --numprocesses 2 --dist loadfile $(ARGS)
+	$(PYTEST) -m "not soak and not agents and not web" --numprocesses 2 --dist loadfile $(ARGS)
 
 # Against the real programs of Codex and Claude Code, and of OpenCode where npm can install it.
 test-agents: $(VENV)/.agents
@@ -19,6 +19,10 @@ test-agents: $(VENV)/.agents
 	    npm install --silent --no-save --prefix $(VENV)/opencode opencode-ai@1.18.33; fi
 	AGENTLINE_TEST_OPENCODE=$$([ -x $(OPENCODE) ] && echo $(abspath $(OPENCODE)) || true) \
 	    $(PYTEST) -m "agents and not soak" --numprocesses 2 --dist loadfile $(ARGS)
+
+# The console in Chromium, and its client in Node: both must be on PATH.
+test-web: $(VENV)/.dev
+	$(PYTEST) -m "web and not soak" $(ARGS)
 
 # The full doses of what `test` takes in small ones.
 test-soak: $(VENV)/.agents
