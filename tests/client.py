@@ -102,6 +102,8 @@ class Client:
         self.texts: dict[str, str] = {}
         """The answer of each turn, joined as the protocol says."""
         self.done: dict[str, Frame] = {}
+        self.messages: dict[str, list[str]] = {}
+        """The ids of each turn's user messages: its own, then those that were handed to it while it ran."""
 
     # --- the connection ---
 
@@ -223,8 +225,10 @@ class Client:
 
     def forget(self) -> None:
         """Keep nothing of what was shown, as an app that was installed anew; the connection stays."""
-        for kept in (self.frames, self.arrivals, self.cursors, self.texts, self.done, self._open, self._partial):
+        for kept in (self.frames, self.arrivals, self.cursors, self.texts, self.done, self.messages):
             kept.clear()
+        self._open.clear()
+        self._partial.clear()
 
     # --- from the server ---
 
@@ -319,10 +323,12 @@ class Client:
         if turn_id in self.done:
             raise BrokenContract(f"a frame of a turn that is done: {_short(frame)}")
         if kind == "user_message":
-            if turn_id in self.texts:
-                raise BrokenContract(f"a second user_message of a turn: {_short(frame)}")
-            self.texts[turn_id] = ""
-            self._open[turn_id] = set()
+            asked = self.messages.setdefault(turn_id, [])
+            if frame["message_id"] in asked:
+                raise BrokenContract(f"a user_message of a turn twice: {_short(frame)}")
+            asked.append(frame["message_id"])
+            self.texts.setdefault(turn_id, "")
+            self._open.setdefault(turn_id, set())
             return
         if turn_id not in self.texts:
             self._partial.add(turn_id)

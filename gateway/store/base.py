@@ -50,8 +50,8 @@ class Store(Protocol):
         ...
 
     async def adopt(self, adoption: Adoption) -> tuple[Thread, bool]:
-        """Make the thread with its session and its history, unless the user has one of that id. Returns it, and
-        whether it was made just now."""
+        """Make the thread with its session and its history, unless the user has one of that id, or one of that agent
+        with that session. Returns it, and whether it was made just now."""
         ...
 
     async def unsteer(self, message_id: str) -> None:
