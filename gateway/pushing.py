@@ -30,8 +30,8 @@ from notifications.verdict import Transport, Verdict
 from notifications.webpush import WebPush, WebPushSettings
 
 NOT_CONFIGURED = "transport_not_configured"
-DRAIN_SECONDS = 15.0
-"""How long pushes that are under way at the end may take."""
+DRAIN_SECONDS = 3.0
+"""How long pushes that are under way at the end may take. What takes longer is sent again at the next start."""
 
 _log = structlog.get_logger(__name__)
 
@@ -76,6 +76,8 @@ class Pushing:
                 if isinstance(transport, contextlib.AbstractAsyncContextManager):
                     transports[platform] = await stack.enter_async_context(transport)
             pushing = cls(settings, store, transports, await store.secret(KEY_NAME))
+            if settings.redis_url is None:  # no other node is sending
+                await store.release_pushes(now())
             running = asyncio.create_task(pushing._outbox.run(), name="outbox")
             try:
                 yield pushing

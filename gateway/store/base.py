@@ -175,6 +175,13 @@ class Store(Protocol):
         """A push about a turn that still runs. Nothing happens if there is no such turn."""
         ...
 
+    async def release_pushes(self, at: int) -> None:
+        """Make due at once what is leased and was never heard of again: for the start of the only process that sends.
+
+        One that comes back to life all the same sends twice, under the same ids.
+        """
+        ...
+
     async def push_outcomes(self, turn_id: str) -> list[PushOutcome]:
         """What became of the turn's pushes; those on their way are not among them."""
         ...

@@ -105,6 +105,12 @@ def lease(connection: Connection, platform: Platform, now: int, until: int, limi
     return deliveries
 
 
+def release(connection: Connection, at: int) -> None:
+    """Make due what an earlier process had leased for its first attempt when it died."""
+    leased = (outbox.c.lease > 0) & (outbox.c.attempts == 0) & (outbox.c.due_at > at)
+    connection.execute(update(outbox).where(leased).values(due_at=at))
+
+
 def next_due(connection: Connection, platform: Platform) -> int | None:
     due: int | None = connection.scalars(select(func.min(outbox.c.due_at)).where(outbox.c.platform == platform)).one()
     return due

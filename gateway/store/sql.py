@@ -198,6 +198,9 @@ class SqlStore:
     async def enqueue_push(self, turn_id: str, wanted: PushPlan, at: int) -> None:
         await self._writer.run(lambda connection: turns.enqueue_push(connection, turn_id, wanted, at))
 
+    async def release_pushes(self, at: int) -> None:
+        await self._writer.run(lambda connection: outbox.release(connection, at))
+
     async def push_outcomes(self, turn_id: str) -> list[PushOutcome]:
         return await self._read(lambda connection: outbox.outcomes(connection, turn_id))
 
