@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route, WebSocketRoute
 
-from gateway.endpoints import devices, health, rest
+from gateway.endpoints import devices, health, metrics, rest
 from gateway.endpoints.answers import failure, refused
 from gateway.endpoints.websocket import agent_socket
 from gateway.errors import GatewayError
@@ -42,6 +42,7 @@ def create_app(settings: Settings) -> Starlette:
             Route("/health", health.health),
             Route("/api/health/live", health.live),
             Route("/api/health/ready", health.ready),
+            Route("/metrics", metrics.metrics),
             Route("/api/agents", rest.agents),
             Route("/api/agents/{agent}/sessions", rest.sessions),
             Route("/api/agents/{agent}/sessions/{session_id}", rest.adopt_session, methods=["POST"]),

@@ -31,9 +31,17 @@ class Follow:
     up with what this process no longer holds.
     """
 
-    __slots__ = ("_join_chars", "_on_news", "_page", "_typing", "log", "position", "ready")
+    __slots__ = ("_join_chars", "_on_joined", "_on_news", "_page", "_typing", "log", "position", "ready")
 
-    def __init__(self, log: ThreadLog, position: int, *, join_chars: int, on_news: Callable[[Follow], None]) -> None:
+    def __init__(
+        self,
+        log: ThreadLog,
+        position: int,
+        *,
+        join_chars: int,
+        on_news: Callable[[Follow], None],
+        on_joined: Callable[[], None] = lambda: None,
+    ) -> None:
         self.log = log
         self.position = position
         """Offset of the last event that was taken."""
@@ -41,6 +49,7 @@ class Follow:
         """Whether the owner knows that there may be something to take. The owner's to set and clear."""
         self._join_chars = join_chars
         self._on_news = on_news
+        self._on_joined = on_joined
         self._page: list[Event] = []
         """Events behind `position`, read from the store."""
         self._typing: str | None = None
@@ -88,6 +97,8 @@ class Follow:
             del self._page[: len(shown)]
         elif len(shown) == 1:
             return log.encoded(self.position)
+        if len(shown) > 1:
+            self._on_joined()
         return encode(joined(shown))
 
     def _adjacent(self, events: list[Event], index: int) -> int:

@@ -135,6 +135,7 @@ async def _serve(websocket: WebSocket, services: Services, identity: Identity) -
         device_id=websocket.query_params.get("device_id", "")[:DEVICE_ID_CHARS] or None,
         logs=services.logs,
         frame_bytes=services.settings.limits.server_frame_bytes,
+        on_joined=services.metrics.frames_joined,
     )
     connection.reply(_ready(connection, services, identity))
     services.hub.add(connection)

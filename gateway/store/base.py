@@ -25,7 +25,7 @@ from gateway.store.records import (
     Turn,
 )
 from notifications.outbox import OutboxStore
-from notifications.records import Device
+from notifications.records import Device, Platform
 
 __all__ = ["IdConflict", "QueueFull", "Store", "StoreUnavailable", "WrongAgent"]
 
@@ -193,6 +193,10 @@ class Store(Protocol):
     @property
     def outbox(self) -> OutboxStore:
         """The pushes that are to be sent."""
+        ...
+
+    async def outbox_sizes(self) -> dict[Platform, int]:
+        """How many pushes have no outcome yet, for every platform."""
         ...
 
     async def ping(self) -> None:
