@@ -79,6 +79,7 @@ class Pushing:
             if settings.redis_url is None:  # no other node is sending
                 await store.release_pushes(now())
             running = asyncio.create_task(pushing._outbox.run(), name="outbox")
+            running.add_done_callback(_log_failure)
             try:
                 yield pushing
             finally:
@@ -197,6 +198,12 @@ class Pushing:
     @property
     def _ttl_ms(self) -> int:
         return round(self._settings.ttl_seconds * 1000)
+
+
+def _log_failure(outbox: asyncio.Task[None]) -> None:
+    """Nothing awaits the outbox while the gateway runs: if it fails, that must not stay unknown until the end."""
+    if not outbox.cancelled() and (error := outbox.exception()) is not None:
+        _log.critical("outbox_failed", exc_info=error)
 
 
 def _transports(settings: PushSettings) -> dict[Platform, Transport]:

@@ -134,17 +134,28 @@ def seen(connection: Connection, delivery: Delivery) -> bool:
 
 
 def settle(connection: Connection, delivery: Delivery, outcome: Outcome, reason: str, at: int, told: Told) -> None:
-    _settle(connection, delivery.key, delivery.push, outcome, reason, at, told)
+    """An answer that was seen while its push was on its way is taken back at once."""
+    device, push = delivery.device, delivery.push
+    late = outcome == "sent" and push.kind == "turn" and delivery.policy == "unseen" and seen(connection, delivery)
+    where = _settle(connection, delivery.key, push, outcome, reason, at, told)
+    if late and where is not None and withdraw_from([device], sent_to={device.device_id}, seen_on=None):
+        badge = unread(connection, device.user_id)
+        _take_back(connection, where, push, push.turn_id, push.message_id, badge, at)
 
 
-def _settle(connection: Connection, key: int, push: Push, outcome: Outcome, reason: str, at: int, told: Told) -> None:
+def _settle(
+    connection: Connection, key: int, push: Push, outcome: Outcome, reason: str, at: int, told: Told
+) -> dict[str, Any] | None:
+    """Where the row belonged; None if it was settled before."""
     row = connection.execute(select(outbox).where(outbox.c.key == key)).one_or_none()
     if row is None:
-        return
+        return None
     connection.execute(delete(outbox).where(outbox.c.key == key))
+    where = {name: getattr(row, name) for name in PLACE}
     if push.kind in ("turn", "approval"):
-        _keep_outcome(connection, {name: getattr(row, name) for name in PLACE}, push, outcome, reason, at)
+        _keep_outcome(connection, where, push, outcome, reason, at)
         told.append((row.platform, outcome))
+    return where
 
 
 def reschedule(connection: Connection, delivery: Delivery, due_at: int, attempts: int) -> None:
@@ -194,20 +205,33 @@ def withdraw(connection: Connection, thread: Thread, before: int, upto: int, but
     ids = {device.device_id for device in told}
     for row in shown:
         if row.device_id in ids:
-            push = Push(
-                kind="seen",
-                title="",
-                body="",
-                length=0,
-                thread_id=thread.thread_id,
-                turn_id=row.turn_id,
-                message_id=row.message_id,
-                agent=thread.agent,
-                status="completed",
-                badge=badge,
-            )
             where = {name: getattr(row, name) for name in PLACE}
-            _add(connection, where, push, "always", created_at=at, due_at=at, expires_at=at + WITHDRAWAL_MS)
+            _take_back(connection, where, thread, row.turn_id, row.message_id, badge, at)
+
+
+def _take_back(
+    connection: Connection,
+    where: dict[str, Any],
+    thread: Thread | Push,
+    turn_id: str,
+    message_id: str,
+    badge: int,
+    at: int,
+) -> None:
+    """Withdraw the notification of an answer from one device."""
+    push = Push(
+        kind="seen",
+        title="",
+        body="",
+        length=0,
+        thread_id=thread.thread_id,
+        turn_id=turn_id,
+        message_id=message_id,
+        agent=thread.agent,
+        status="completed",
+        badge=badge,
+    )
+    _add(connection, where, push, "always", created_at=at, due_at=at, expires_at=at + WITHDRAWAL_MS)
 
 
 def forget_thread(connection: Connection, thread_key: int) -> None:
