@@ -75,19 +75,25 @@ async def test_no_push_is_lost_by_twenty_kills_of_the_gateway(tmp_path: Path) ->
     await no_push_is_lost(tmp_path, kills=20)
 
 
-async def test_with_an_outbox_that_forgets_before_it_sends_such_a_kill_loses_pushes(tmp_path: Path) -> None:
-    """The control: the kills above do come between a row and its push."""
-    async with push_house(tmp_path, grace=0.05, start=False) as house:
-        house.gateway.command = ("-c", FORGETTING_BEFORE_SENDING)
+@pytest.mark.parametrize(
+    ("command", "arrives"), [(MODULE, True), (("-c", FORGETTING_BEFORE_SENDING), False)], ids=["as it is", "control"]
+)
+async def test_a_kill_between_taking_a_push_up_and_sending_it_loses_it_only_without_the_lease(
+    tmp_path: Path, command: tuple[str, ...], arrives: bool
+) -> None:
+    async with push_house(tmp_path, grace=0.0, start=False) as house:
+        house.apns.streams = 0  # takes connections and no push
+        house.gateway.command = command
         await house.gateway.start_soon()
         await house.register("phone")
         turn_id = await house.send("/echo Hello.")
-        await eventually(lambda: house.apns.connections > 0)  # it connects for a push that it has taken up
+        await eventually(lambda: house.apns.connections > 0)
         await house.gateway.kill()
+        house.apns.streams = 1000
         house.gateway.command = MODULE
         await house.gateway.start_soon()
         assert await house.outcomes(turn_id) == {"phone": "sent"}
-        assert not house.on_iphone("phone")
+        assert bool(house.on_iphone("phone")) is arrives
 
 
 async def test_a_push_service_that_is_a_black_hole_touches_no_turn_no_other_service_and_no_shutdown(
