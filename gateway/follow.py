@@ -31,7 +31,17 @@ class Follow:
     up with what this process no longer holds.
     """
 
-    __slots__ = ("_join_chars", "_on_news", "_page", "_typing", "_waits_for", "log", "position", "ready")
+    __slots__ = (
+        "_join_chars",
+        "_on_joined",
+        "_on_news",
+        "_page",
+        "_typing",
+        "_waits_for",
+        "log",
+        "position",
+        "ready",
+    )
 
     def __init__(
         self,
@@ -40,6 +50,7 @@ class Follow:
         *,
         join_chars: int,
         on_news: Callable[[Follow], None],
+        on_joined: Callable[[], None] = lambda: None,
         from_turn: str | None = None,
     ) -> None:
         self.log = log
@@ -49,6 +60,7 @@ class Follow:
         """Whether the owner knows that there may be something to take. The owner's to set and clear."""
         self._join_chars = join_chars
         self._on_news = on_news
+        self._on_joined = on_joined
         self._page: list[Event] = []
         """Events behind `position`, read from the store."""
         self._waits_for = from_turn
@@ -100,6 +112,8 @@ class Follow:
             del self._page[: len(shown)]
         elif len(shown) == 1:
             return log.encoded(self.position)
+        if len(shown) > 1:
+            self._on_joined()
         return encode(joined(shown))
 
     def _skip(self, events: list[Event], index: int) -> int:
