@@ -1,8 +1,8 @@
 """Agents of several kinds, driven in the same way: what the model says is scripted, all between is real.
 
-    claude_code   the program of the SDK's wheel; its model is the fake Messages API
-    openai        the OpenAI SDK; its model is the fake Responses API
-    opencode      a real agent of the Agent Client Protocol, if it is installed; its model as that of `openai`
+claude_code   the program of the SDK's wheel; its model is the fake Messages API
+openai        the OpenAI SDK; its model is the fake Responses API
+opencode      a real agent of the Agent Client Protocol, if it is installed; its model as that of `openai`
 """
 
 from __future__ import annotations

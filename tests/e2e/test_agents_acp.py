@@ -57,9 +57,7 @@ async def gateway(new_gateway: NewGateway, tmp_path: Path, report: Path, mark: s
         "env": {"FAKE_ACP_REPORT": str(report), "FAKE_ACP_HOME": str(tmp_path / "sessions"), mark: "1"},
     }
     agents = {"claude": None, "codex": None, "demo": None, "agent": agent}
-    made = new_gateway(
-        AGENTS=agents, TURN__CONNECT_SECONDS="20", APPROVAL__TIMEOUT_SECONDS=APPROVAL, DRAIN_SECONDS="0"
-    )
+    made = new_gateway(AGENTS=agents, TURN__CONNECT_SECONDS="20", APPROVAL__TIMEOUT_SECONDS=APPROVAL, DRAIN_SECONDS="0")
     await made.start_soon()
     return made
 

@@ -10,7 +10,7 @@ from tests.server import TOKENS, GatewayProcess
 
 BLOCKED_SECONDS = 2.5
 OWNER = "token-of-owner"
-PLUGIN = f'''
+PLUGIN = f"""
 import time
 
 from providers import Completed, TextDelta
@@ -29,7 +29,7 @@ class SlowProvider:
 
 def calls_something_synchronous():
     time.sleep({BLOCKED_SECONDS})
-'''
+"""
 
 
 def install(site: Path) -> None:

@@ -120,9 +120,7 @@ def unused_port() -> int:
 class ResponsesApi:
     """The server; listens from entering the context until leaving it, on a port of its own unless `port` names one."""
 
-    def __init__(
-        self, key: str | None = "test-key", models: Iterable[str] = ("test-model",), *, port: int = 0
-    ) -> None:
+    def __init__(self, key: str | None = "test-key", models: Iterable[str] = ("test-model",), *, port: int = 0) -> None:
         self.key = key
         """The bearer token that requests must carry; None accepts any or none."""
         self.models = tuple(models)
