@@ -8,7 +8,7 @@ import pytest
 
 from tests.client import Client
 from tests.e2e.codex_kit import WITHIN, ask, codex_agent, escalated
-from tests.e2e.conftest import NewClient
+from tests.e2e.conftest import NewClient, NewGateway
 from tests.fakes.responses_api import STALL, Refuse, Reply, ResponsesApi, Text
 from tests.server import GatewayProcess
 
@@ -40,7 +40,8 @@ async def test_a_steering_message_reaches_the_running_turn_and_stands_in_its_pla
     gateway: GatewayProcess, responses_api: ResponsesApi, new_client: NewClient
 ) -> None:
     gate = asyncio.Event()
-    responses_api.script(Reply(Text("First", gate, " thoughts.")), Reply(Text("With that in mind.")))
+    # Codex breaks the answer off that it steers, and asks the model again.
+    responses_api.script(Reply(Text("First", gate, " thoughts.")), Reply(Text("With that", gate, " in mind.")))
     phone, tablet = new_client(gateway, agent="codex"), new_client(gateway, agent="codex")
     await asyncio.gather(phone.connect(), tablet.connect())
     turn_id = await speaking(phone, "Begin", "steered")
@@ -129,26 +130,41 @@ async def test_a_provider_that_cannot_be_steered_gets_the_message_as_the_next_tu
     assert (await phone.finish(queued["turn_id"]))["status"] == "completed"
 
 
-async def test_messages_that_steer_at_the_very_end_are_neither_lost_nor_doubled(
-    gateway: GatewayProcess, responses_api: ResponsesApi, new_client: NewClient
+async def steer_at_the_end(
+    gateway: GatewayProcess, responses_api: ResponsesApi, new_client: NewClient, times: int
 ) -> None:
-    """Sent while the turn ends: each is answered, in this turn or in one of its own."""
     phone = new_client(gateway, agent="codex")
     await phone.connect()
-    for number in range(6):
-        gate = asyncio.Event()
+    for number in range(times):
+        gate, thread_id = asyncio.Event(), f"race-{times}-{number}"
         responses_api.script(Reply(Text("Say", gate, "ing.")))
-        turn_id = await speaking(phone, "Begin", f"race-{number}")
+        turn_id = await speaking(phone, "Begin", thread_id)
         gate.set()
-        await asyncio.sleep(number * 0.004)  # somewhere around the end of the turn
-        accepted = await phone.message(f"Late {number}", thread_id=f"race-{number}", when_busy="steer")
+        await asyncio.sleep(number % 12 * 0.002)  # somewhere around the end of the turn
+        accepted = await phone.message(f"Late {number}", thread_id=thread_id, when_busy="steer")
         done = await phone.finish(accepted["turn_id"], within=WITHIN)
         assert done["status"] == "completed"
         assert (await phone.finish(turn_id))["status"] == "completed"
         assert told(responses_api, f"Late {number}") == 1
-        history = (await gateway.get(f"/api/threads/race-{number}/messages"))["messages"]
+        history = (await gateway.get(f"/api/threads/{thread_id}/messages"))["messages"]
         asked = [m["content"] for m in history if m["role"] == "user"]
         assert asked == ["Begin", f"Late {number}"]
+        await phone.send("detach", thread_id=thread_id)
+        await phone.receive(until="detached")
+
+
+async def test_messages_that_steer_at_the_very_end_are_neither_lost_nor_doubled(
+    gateway: GatewayProcess, responses_api: ResponsesApi, new_client: NewClient
+) -> None:
+    """Sent while the turn ends: each is answered, in this turn or in one of its own."""
+    await steer_at_the_end(gateway, responses_api, new_client, 24)
+
+
+@pytest.mark.soak
+async def test_of_many_messages_that_steer_at_the_very_end_none_is_lost_or_doubled(
+    gateway: GatewayProcess, responses_api: ResponsesApi, new_client: NewClient
+) -> None:
+    await steer_at_the_end(gateway, responses_api, new_client, 200)
 
 
 async def test_a_turn_that_failed_is_tried_again_with_what_it_was_told_while_it_ran(
@@ -183,3 +199,48 @@ async def test_a_steered_turn_can_be_cancelled(
     assert (await phone.finish(turn_id, within=WITHIN))["status"] == "cancelled"
     responses_api.answer = lambda call: Reply(Text("ok"))
     assert (await ask(phone, "Go on", "stopped"))["content"] == "ok"
+    assert {"Begin", "Go on"} <= set(responses_api.calls[-1].texts("user"))
+
+
+async def test_what_a_turn_was_told_before_the_gateway_died_is_told_again_by_its_retry(
+    new_gateway: NewGateway, responses_api: ResponsesApi, new_client: NewClient, home: Path, responses_port: int
+) -> None:
+    agents = {"claude": None, "demo": None, "codex": codex_agent(home / "mortal", responses_port)}
+    gateway = new_gateway(AGENTS=agents, TURN__CONNECT_SECONDS="30")
+    await gateway.start_soon()
+    phone = new_client(gateway, agent="codex")
+    await phone.connect()
+    responses_api.answer = lambda call: Reply(Text("Say", STALL))
+    turn_id = await speaking(phone, "Begin", "killed")
+    await phone.message("Mind this", thread_id="killed", when_busy="steer")
+    await gateway.kill()
+    await phone.closed()
+    await gateway.restart()
+    responses_api.answer = lambda call: Reply(Text("ok"))
+    await phone.connect()
+    await phone.attach("killed")
+    shown = (await phone.receive(until="snapshot"))[-1]["messages"]
+    assert [(m["role"], m["content"]) for m in shown[:2]] == [("user", "Begin"), ("user", "Mind this")]
+    answer = await gateway.post(f"/api/turns/{turn_id}/retry")
+    done = await phone.finish(answer.json()["turn_id"], within=WITHIN)
+    assert done["status"] == "completed"
+    heard = "\n".join(responses_api.calls[-1].texts("user"))
+    assert "Begin" in heard
+    assert "Mind this" in heard
+
+
+async def test_a_message_by_http_steers_too(
+    gateway: GatewayProcess, responses_api: ResponsesApi, new_client: NewClient
+) -> None:
+    gate = asyncio.Event()
+    responses_api.script(Reply(Text("Say", gate)))
+    phone = new_client(gateway, agent="codex")
+    await phone.connect()
+    turn_id = await speaking(phone, "Begin", "by-http")
+    body = {"content": "Mind this", "thread_id": "by-http", "when_busy": "steer", "id": "by-http-1"}
+    for duplicate in (False, True):
+        answer = await gateway.post("/api/codex/messages", body)
+        assert (answer.status_code, answer.json()["turn_id"], answer.json()["duplicate"]) == (202, turn_id, duplicate)
+    gate.set()
+    assert (await phone.finish(turn_id, within=WITHIN))["status"] == "completed"
+    assert told(responses_api, "Mind this") == 1
