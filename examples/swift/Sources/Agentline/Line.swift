@@ -1,3 +1,4 @@
+import Combine
 import Foundation
 
 /// One socket to the gateway that comes back by itself, for as long as `run` runs.
@@ -15,6 +16,8 @@ public final class Line: ObservableObject {
     private var waiting: Task<Void, Never>?
     private var renewal: Task<Void, Never>?
     private var outgoing: Task<Void, Never>?
+    /// Whether the last ping got its pong.
+    private var answered = true
     private var fetching: Set<String> = []
     private let session = URLSession(configuration: .default)
 
@@ -145,14 +148,14 @@ public final class Line: ObservableObject {
 
     /// A dead network says nothing: without a pong before the next ping the socket is given up.
     private func ping(_ task: URLSessionWebSocketTask) async {
-        var answered = true
+        answered = true
         while true {
             guard (try? await Task.sleep(for: .seconds(15))) != nil else { return }
             guard answered else { return task.cancel(with: .goingAway, reason: nil) }
             answered = false
-            task.sendPing { error in
+            task.sendPing { [weak self] error in
                 guard error == nil else { return }
-                Task { @MainActor in answered = true }
+                Task { @MainActor in self?.answered = true }
             }
         }
     }

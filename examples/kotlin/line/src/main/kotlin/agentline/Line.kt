@@ -107,7 +107,7 @@ class Line(
         val opened = http.newWebSocket(request, object : WebSocketListener() {
             override fun onMessage(webSocket: WebSocket, text: String) {
                 val frame = Wire.decodeFromString<ServerFrame>(text)
-                if (frame.type == "ready" && frame.expiresAt != null) launch { renewBefore(frame.expiresAt) }
+                if (frame.type == "ready") frame.expiresAt?.let { launch { renewBefore(it) } }
                 for (turnId in received(frame, webSocket, ended)) launch { fetchWhole(turnId) }
             }
 
