@@ -13,7 +13,7 @@ from starlette.responses import Response
 from starlette.routing import Route, WebSocketRoute
 from starlette.types import Receive, Scope, Send
 
-from gateway.endpoints import devices, health, rest
+from gateway.endpoints import console, devices, health, metrics, rest
 from gateway.endpoints.answers import failure, refused
 from gateway.endpoints.websocket import AgentSocket
 from gateway.errors import GatewayError
@@ -54,6 +54,7 @@ def create_app(settings: Settings) -> Starlette:
             Route("/health", health.health),
             Route("/api/health/live", health.live),
             Route("/api/health/ready", health.ready),
+            Route("/metrics", metrics.metrics),
             Route("/api/agents", rest.agents),
             Route("/api/agents/{agent}/sessions", rest.sessions),
             Route("/api/agents/{agent}/sessions/{session_id}", rest.adopt_session, methods=["POST"]),
@@ -72,6 +73,7 @@ def create_app(settings: Settings) -> Starlette:
             Route("/api/devices/{device_id}/test", devices.try_device, methods=["POST"]),
             Route("/api/approvals/{approval_id}", rest.decide_approval, methods=["POST"]),
             Route("/api/{agent}/messages", rest.send_message, methods=["POST"]),
+            *console.routes(),
         ],
         exception_handlers={GatewayError: refused, HTTPException: _http_error, Exception: _internal_error},
         lifespan=lifespan,

@@ -10,6 +10,7 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TextIO
 
 import structlog
@@ -53,6 +54,29 @@ def _parser() -> argparse.ArgumentParser:
     serve.set_defaults(command=_serve)
     token.set_defaults(command=_token)
 
+    chat = commands.add_parser(
+        "chat",
+        help="talk to an agent in this terminal",
+        description="Talk to an agent in this terminal. Ctrl-C stops its turn, Ctrl-D leaves.",
+    )
+    chat.add_argument("agent", nargs="?", default="demo", metavar="AGENT", help="default: demo")
+    chat.add_argument("--url", help="the gateway's address, or its owner's link (default: as the settings say)")
+    chat.add_argument("--token-file", metavar="FILE", type=Path, help="default: the owner token, without --url")
+    chat.add_argument("--thread", metavar="ID", help="take up this conversation")
+    chat.add_argument("--config", metavar="FILE", help="settings file (default: agentline.toml, if it is there)")
+    chat.set_defaults(command=_chat, host=None, port=None)
+
+    check = commands.add_parser(
+        "check",
+        help="see whether an agent works",
+        description="Make an agent as the gateway would, show one live turn, and hold its provider to the contract.",
+    )
+    check.add_argument("agent", help="the agent's name in the settings")
+    check.add_argument("--prompt", help="what to say in the live turn (default: a request for a single word)")
+    check.add_argument("--no-live", action="store_true", help="play no turn: nothing is paid for, little is looked at")
+    check.add_argument("--config", metavar="FILE", help="settings file (default: agentline.toml, if it is there)")
+    check.set_defaults(command=_check)
+
     schema = commands.add_parser(
         "schema", help="print the JSON Schema of every frame", description="Print the JSON Schema of every frame."
     )
@@ -61,7 +85,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _settings(options: argparse.Namespace) -> Settings:
-    flags = {name: value for name in ("host", "port") if (value := getattr(options, name)) is not None}
+    flags = {name: value for name in ("host", "port") if (value := getattr(options, name, None)) is not None}
     return load_settings(config=options.config, flags=flags)
 
 
@@ -106,6 +130,40 @@ def _token(options: argparse.Namespace) -> int:
     return 0
 
 
+def _chat(options: argparse.Namespace) -> int:
+    from agentline.terminal import chat
+
+    url: str | None = options.url
+    if options.token_file is not None:
+        try:
+            token = options.token_file.read_text(encoding="ascii").strip()
+        except (OSError, UnicodeDecodeError):
+            return _fail(f"the token file {options.token_file} cannot be read", 2)
+    elif url is not None:
+        token = None  # the link holds it; the token of this machine's gateway goes to no other address
+    else:
+        settings = _settings(options)
+        if settings.auth.tokens:
+            return _fail("the tokens are those of AGENTLINE_AUTH__TOKENS: name a file with one, as --token-file", 2)
+        token = owner_token(settings).token
+    return chat(url if url is not None else _settings(options).base_url(), token, options.agent, options.thread)
+
+
+def _check(options: argparse.Namespace) -> int:
+    settings = _settings(options)
+    load_dotenv_for_libraries()
+    configure_logs("error", settings.log_format)
+    if options.agent not in settings.agents:
+        known = ", ".join(settings.agents)
+        return _fail(f"there is no agent {options.agent[:40]!r} in the settings; there are: {known}", 2)
+
+    from gateway.checking import PROMPT, check_agent, run_bounded
+
+    prompt = PROMPT if options.prompt is None else options.prompt
+    well = run_bounded(check_agent(settings, options.agent, _show, prompt=prompt, live=not options.no_live))
+    return 0 if well else 1
+
+
 def _schema(options: argparse.Namespace) -> int:
     from gateway.protocol import schema
 
@@ -138,6 +196,11 @@ def _reason(error: BaseException) -> str:
 def _fail(reason: str, code: int) -> int:
     _say(f"agentline: {reason}", sys.stderr)
     return code
+
+
+def _show(text: str) -> None:
+    sys.stdout.write(text)
+    sys.stdout.flush()
 
 
 def _say(line: str, stream: TextIO) -> None:

@@ -29,7 +29,7 @@ except ImportError as error:
     raise ImportError("the openai provider needs its extra: pip install 'agentline[openai]'") from error
 
 from providers.openai_errors import from_exception
-from providers.openai_items import ResponseReader
+from providers.openai_items import ResponseReader, warm_up
 
 __all__ = ["OpenAIProvider"]
 
@@ -126,6 +126,7 @@ class OpenAIProvider:
         return frozenset(("reasoning", "tools", "approvals") if asks else ("reasoning", "tools"))
 
     async def __aenter__(self) -> Self:
+        await asyncio.to_thread(warm_up)  # other agents may be answering
         return self
 
     async def __aexit__(

@@ -11,7 +11,7 @@ from openai.types.responses import Response, ResponseOutputItem, ResponseStreamE
 from providers.events import Event, Progress, ReasoningDelta, TextDelta, TextReset, ToolCall, ToolResult, Usage
 from providers.openai_errors import from_code
 
-__all__ = ["ResponseReader"]
+__all__ = ["ResponseReader", "warm_up"]
 
 _LONGEST_SUMMARY = 2000
 
@@ -210,6 +210,24 @@ def _typed(data: Mapping[str, Any]) -> ResponseStreamEvent | None:
     kind = data.get("type")
     known = _EVENTS.get(kind) if isinstance(kind, str) else None
     return None if known is None else cast("ResponseStreamEvent", known.construct(**data))
+
+
+def warm_up() -> None:
+    """Read one answer of every kind of item, for the SDK builds the validators of its classes when it first needs them.
+
+    In the first turn that took 210 ms of the event loop; after this the whole turn takes 6.
+    """
+    text = {"type": "output_text", "text": "", "annotations": [], "logprobs": []}
+    message = {"type": "message", "id": "i", "role": "assistant", "status": "completed", "content": [text]}
+    reasoning = {"type": "reasoning", "id": "i", "summary": [{"type": "summary_text", "text": ""}], "content": []}
+    items = [message, reasoning, *({"type": kind, "id": "i"} for kind in ("mcp_call", "mcp_approval_request"))]
+    items += [{"type": kind, "id": "i"} for kind in (*_ANNOUNCED_AT_ONCE, "code_interpreter_call", "mcp_list_tools")]
+    usage = {"input_tokens": 1, "input_tokens_details": {}, "output_tokens": 1, "output_tokens_details": {}}
+    response = {"id": "r", "object": "response", "status": "completed", "output": items, "usage": usage}
+    for kind in _EVENTS:
+        _typed({"type": kind, "response": response, "item": message, "part": text})
+    for item in items:
+        _typed({"type": "response.output_item.done", "item": item})
 
 
 def _usage(usage: ResponseUsage) -> Usage:

@@ -28,11 +28,15 @@ class GatewayProcess:
 
     `state_dir` is also its working directory, so that no settings file of the checkout is read. `environment` holds its
     variables, `AGENTLINE_` left out; values that are no strings are given as JSON. `command` stands in for
-    `-m gateway serve --port 0`.
+    `-m gateway serve --port 0`, `python` for this process's own interpreter.
     """
 
     def __init__(
-        self, state_dir: Path, environment: Mapping[str, Any] | None = None, command: Sequence[str] = MODULE
+        self,
+        state_dir: Path,
+        environment: Mapping[str, Any] | None = None,
+        command: Sequence[str] = MODULE,
+        python: Path | str = sys.executable,
     ) -> None:
         self.state_dir = state_dir
         self.environment: dict[str, Any] = {
@@ -41,7 +45,7 @@ class GatewayProcess:
             "AGENTS": {"codex": None, "claude": None, "demo": {"pace": 0}},
             **(environment or {}),
         }
-        self.command = tuple(command)
+        self.command = (str(python), *command)
         self.url = ""
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -95,7 +99,7 @@ class GatewayProcess:
         }
         with self.log_path.open("ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, *self.command],
+                self.command,
                 cwd=self.state_dir,
                 env=variables,
                 stdin=subprocess.DEVNULL,

@@ -1,267 +1,25 @@
-"""Each rule of the conformance kit bites: a provider that breaks it is named with it, and ours break none."""
+"""Each rule of the conformance kit bites: a provider that breaks it is named with it; and what the report says."""
 
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import AsyncGenerator, Callable, Iterator
-from concurrent.futures import Future
-from contextlib import suppress
-from threading import Thread
-from typing import Any
 
 import pytest
 
-from providers import (
-    ApprovalRequest,
-    Completed,
-    Event,
-    ProviderError,
-    SessionUpdated,
-    TextDelta,
-    ToolCall,
-    ToolResult,
-    Turn,
-    Usage,
-    testing,
+from providers import Event, TextDelta
+from providers.testing import RULES, Limits, check, examine, message, require, turns_at_most
+from tests.providers.wrong import (
+    WRONG,
+    CompletesTwice,
+    Fails,
+    FailsProperly,
+    Good,
+    RaisesAnything,
+    WillNotStop,
+    WithSessions,
 )
-from providers.claude import ClaudeProvider
-from providers.demo import DemoProvider
-from providers.testing import RULES, check, message, require
-from tests.fakes.messages_api import MessagesApi
-from tests.fakes.messages_script import answer, server_tool, text, thinking, web_search
 
-
-class Good:
-    name = "good"
-    capabilities: Any = frozenset(("approvals", "tools"))
-
-    async def stream(self, turn: Turn, /) -> AsyncGenerator[Event]:
-        for piece in ("Hel", "lo"):
-            await asyncio.sleep(0)
-            yield TextDelta("t", piece)
-        for event in await self.more(turn):
-            yield event
-        yield Completed()
-
-    async def more(self, turn: Turn) -> list[Any]:
-        return []
-
-
-class NoName(Good):
-    name = ""
-
-
-class OddCapability(Good):
-    capabilities = frozenset(("telepathy",))
-
-
-class Coroutine(Good):
-    async def stream(self, turn: Turn, /) -> Any:  # type: ignore[override]  # wrong on purpose
-        return Good().stream(turn)
-
-
-class ListOfEvents(Good):
-    def stream(self, turn: Turn, /) -> Any:
-        return [Completed()]
-
-
-class YieldsStrings(Good):
-    async def more(self, turn: Turn) -> list[Any]:
-        return ["text"]
-
-
-class CompletesTwice(Good):
-    async def more(self, turn: Turn) -> list[Any]:
-        return [Completed()]
-
-
-class NeverCompletes(Good):
-    async def stream(self, turn: Turn, /) -> AsyncGenerator[Event]:
-        yield TextDelta("t", "Hel")
-        yield TextDelta("t", "lo")
-
-
-class GoesOnAfterwards(Good):
-    async def stream(self, turn: Turn, /) -> AsyncGenerator[Event]:
-        yield TextDelta("t", "Hel")
-        yield Completed()
-        yield TextDelta("t", "lo")
-
-
-class BytesAsText(Good):
-    async def more(self, turn: Turn) -> list[Any]:
-        return [TextDelta("t", b"x")]  # type: ignore[arg-type]  # wrong on purpose
-
-
-class HalfASurrogate(Good):
-    async def more(self, turn: Turn) -> list[Any]:
-        return [TextDelta("t", "\ud83d")]
-
-
-class UnnamedItem(Good):
-    async def more(self, turn: Turn) -> list[Any]:
-        return [TextDelta("", "x")]
-
-
-class SameCallTwice(Good):
-    async def more(self, turn: Turn) -> list[Any]:
-        return [ToolCall("c", "ls"), ToolCall("c", "ls")]
-
-
-class ResultOfNothing(Good):
-    async def more(self, turn: Turn) -> list[Any]:
-        return [ToolResult("c")]
-
-
-class HugeSession(Good):
-    async def more(self, turn: Turn) -> list[Any]:
-        return [SessionUpdated({"x": "y" * 70_000})]
-
-
-class UnencodableSession(Good):
-    async def more(self, turn: Turn) -> list[Any]:
-        return [SessionUpdated({"x": object()})]
-
-
-class NegativeUsage(Good):
-    async def more(self, turn: Turn) -> list[Any]:
-        return [Usage(input_tokens=-1)]
-
-
-class RaisesAnything(Good):
-    async def more(self, turn: Turn) -> list[Any]:
-        if turn.messages[-1].content.strip():
-            return []
-        raise KeyError("secret")
-
-
-class RaisesUnknownCode(Good):
-    async def more(self, turn: Turn) -> list[Any]:
-        if turn.messages[-1].content.strip():
-            return []
-        raise ProviderError("tired", "I am tired.")  # type: ignore[arg-type]  # wrong on purpose
-
-
-class GoesOnWhenClosed(Good):
-    async def stream(self, turn: Turn, /) -> AsyncGenerator[Event]:
-        try:
-            yield TextDelta("t", "Hel")
-        finally:
-            yield TextDelta("t", "lo")
-        yield Completed()
-
-
-class SlowToClose(Good):
-    async def stream(self, turn: Turn, /) -> AsyncGenerator[Event]:
-        try:
-            yield TextDelta("t", "Hello")
-            yield Completed()
-        except GeneratorExit:
-            await asyncio.sleep(60)
-
-
-class LeavesATask(Good):
-    async def stream(self, turn: Turn, /) -> AsyncGenerator[Event]:
-        self.task = asyncio.create_task(asyncio.sleep(3))
-        yield TextDelta("t", "Hello")
-        await asyncio.sleep(0.01)
-        yield Completed()
-
-
-class SwallowsCancellation(Good):
-    async def stream(self, turn: Turn, /) -> AsyncGenerator[Event]:
-        yield TextDelta("t", "Hello")
-        with suppress(asyncio.CancelledError):
-            await asyncio.sleep(0.2)
-        yield Completed()
-
-
-class Blocks(Good):
-    async def more(self, turn: Turn) -> list[Any]:
-        until = time.thread_time() + 0.2
-        while time.thread_time() < until:
-            pass
-        return []
-
-
-class SleepsTheWholeProcess(Good):
-    async def more(self, turn: Turn) -> list[Any]:
-        time.sleep(0.6)  # noqa: ASYNC251  wrong on purpose
-        return []
-
-
-class SharesItsBuffer(Good):
-    def __init__(self) -> None:
-        self.buffer: list[str] = []
-
-    async def stream(self, turn: Turn, /) -> AsyncGenerator[Event]:
-        self.buffer.clear()
-        for piece in ("Hel", "lo"):
-            self.buffer.append(piece)
-            await asyncio.sleep(0.01)
-        yield TextDelta("t", "".join(self.buffer))
-        yield Completed()
-
-
-class IgnoresTheDecision(Good):
-    async def more(self, turn: Turn) -> list[Any]:
-        await turn.approve(ApprovalRequest("command", "Run it?", {}, "c"))
-        return [ToolCall("c", "rm"), ToolResult("c", "completed")]
-
-
-class DoesNotWaitForTheDecision(Good):
-    async def more(self, turn: Turn) -> list[Any]:
-        asking = asyncio.ensure_future(turn.approve(ApprovalRequest("command", "Run it?")))
-        await asyncio.sleep(0)
-        asking.cancel()
-        return []
-
-
-class AsksWithoutCapability(Good):
-    capabilities: Any = frozenset()
-
-    async def more(self, turn: Turn) -> list[Any]:
-        await turn.approve(ApprovalRequest("command", "Run it?"))
-        return []
-
-
-WRONG: list[tuple[type[Good], str]] = [
-    (NoName, "it has a name"),
-    (OddCapability, "it has a name"),
-    (Coroutine, "stream is a plain def"),
-    (ListOfEvents, "stream is a plain def"),
-    (YieldsStrings, "it yields events only"),
-    (CompletesTwice, "there is exactly one Completed"),
-    (NeverCompletes, "there is exactly one Completed"),
-    (GoesOnAfterwards, "there is exactly one Completed"),
-    (BytesAsText, "text is well-formed"),
-    (HalfASurrogate, "text is well-formed"),
-    (UnnamedItem, "text is well-formed"),
-    (SameCallTwice, "tool calls have ids"),
-    (ResultOfNothing, "tool calls have ids"),
-    (HugeSession, "the session is JSON"),
-    (UnencodableSession, "the session is JSON"),
-    (NegativeUsage, "usage counts"),
-    (RaisesAnything, "what it raises"),
-    (RaisesUnknownCode, "what it raises"),
-    (GoesOnWhenClosed, "closing it early"),
-    (SlowToClose, "closing it early"),
-    (LeavesATask, "closing it early"),
-    (LeavesATask, "cancelling its task"),
-    (SwallowsCancellation, "cancelling its task"),
-    (Blocks, "it does not block"),
-    (SleepsTheWholeProcess, "it does not block"),
-    (SharesItsBuffer, "two turns at once"),
-    (IgnoresTheDecision, "an approval that is declined"),
-    (DoesNotWaitForTheDecision, "an approval that is declined"),
-    (AsksWithoutCapability, "an approval that is declined"),
-]
-
-
-@pytest.fixture(autouse=True)
-def short_deadlines(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(testing, "STOP_SECONDS", 0.5)
+IMPATIENT = Limits(answer=2.0, stop=0.5)
 
 
 def rule_like(beginning: str) -> str:
@@ -272,7 +30,7 @@ def rule_like(beginning: str) -> str:
 @pytest.mark.parametrize(("wrong", "beginning"), WRONG, ids=lambda value: getattr(value, "__name__", ""))
 async def test_a_provider_that_breaks_a_rule_is_caught_by_it(wrong: type[Good], beginning: str) -> None:
     with pytest.raises(AssertionError, match="^" + beginning):
-        await require(rule_like(beginning), wrong, message("Hi"))
+        await require(rule_like(beginning), wrong, message("Hi"), limits=IMPATIENT)
 
 
 def test_every_rule_has_a_provider_that_breaks_it() -> None:
@@ -296,43 +54,62 @@ async def test_a_report_never_repeats_the_text_of_a_foreign_exception() -> None:
     assert "secret" not in str(await check(RaisesAnything(), message("Hi")))
 
 
-@pytest.mark.parametrize(
-    "script",
-    [
-        "Hello",
-        "/reasoning; /tool; /tool failed; /session; /usage; /reset; /echo done",
-        "/approval command; /approval file_change; /approval tool; /approval question",
-        "/long 20000",
-    ],
-)
-async def test_the_demo_agent_keeps_the_contract(script: str) -> None:
-    report = await check(DemoProvider(pace=0), message(script))
+async def test_a_good_provider_with_sessions_breaks_none() -> None:
+    report = await check(WithSessions(), message("Hi"))
     assert report.ok, report
 
 
-@pytest.fixture
-def talkative() -> Iterator[str]:
-    """The URL of a fake in a thread of its own: the kit counts every task of its own loop."""
-    script = answer(
-        thinking("Hm."), text("Hel", "lo"), server_tool("web_search", '{"query": "x"}'), web_search("T"), text("Bye")
-    )
-    started: Future[tuple[str, Callable[[], object]]] = Future()
-
-    async def serve() -> None:
-        async with MessagesApi(script) as api:
-            stop = asyncio.Event()
-            loop = asyncio.get_running_loop()
-            started.set_result((api.url, lambda: loop.call_soon_threadsafe(stop.set)))
-            await stop.wait()
-
-    thread = Thread(target=asyncio.run, args=(serve(),))
-    thread.start()
-    url, stop = started.result(timeout=10)
-    yield url
-    stop()
-    thread.join(timeout=10)
+async def test_a_turn_that_fails_is_played_once_and_the_other_rules_are_said_to_be_open() -> None:
+    report = await check(FailsProperly(), message("Hi"))
+    assert report.turns == 1
+    assert [finding.rule for finding in report.broken] == ["the turn is answered"]
+    assert "BROKEN  the turn is answered: the turn failed with ProviderError (authentication)" in str(report)
+    assert f"-       {rule_like('there is exactly one Completed')}: not looked at" in str(report)
 
 
-@pytest.mark.parametrize("rule", RULES)
-async def test_claude_keeps_the_contract(talkative: str, rule: str) -> None:
-    await require(rule, lambda: ClaudeProvider(api_key="sk-secret", base_url=talkative), message("Hi"))
+async def test_a_rule_that_could_not_be_looked_at_does_not_pass_as_kept() -> None:
+    with pytest.raises(AssertionError, match="not looked at, because the turn failed with"):
+        await require(rule_like("there is exactly one Completed"), FailsProperly, message("Hi"))
+
+
+async def test_the_place_of_a_foreign_exception_is_named() -> None:
+    assert "KeyError at wrong.py:" in str(await check(Fails(), message("Hi")))
+
+
+async def test_a_provider_that_will_not_stop_does_not_stop_the_kit() -> None:
+    async with asyncio.timeout(3):
+        report = await check(WillNotStop(), message("Hi"), limits=Limits(answer=0.2, stop=0.2))
+    assert "there was no end within 0.2 s; the last event: TextDelta" in str(report)
+    left = [task for task in asyncio.all_tasks() if task.get_name() == "turn of the conformance kit"]
+    assert left, "the test's own point: something was left behind"
+    await asyncio.wait(left, timeout=10)
+
+
+async def test_a_check_plays_no_more_turns_than_it_says() -> None:
+    report = await check(Good(), message("Hi"))
+    assert report.turns == turns_at_most() - 1, "one is for agents that ask for approval"
+
+
+async def test_without_turns_only_the_provider_itself_is_looked_at() -> None:
+    report = await examine(Good(), message("Hi"), play=False)
+    assert report.ok
+    assert report.turns == 0
+    assert 0 < len(report.skipped) < len(RULES)
+
+
+async def test_the_recorded_turn_can_be_watched_as_it_comes() -> None:
+    seen: list[Event] = []
+    await examine(Good(), message("Hi"), watch=seen.append)
+    assert "".join(event.text for event in seen if isinstance(event, TextDelta)) == "Hello"
+
+
+async def test_an_answer_that_differs_every_time_is_allowed_when_it_is_said_so() -> None:
+    class Random(Good):
+        played = 0
+
+        async def more(self, turn: object) -> list[Event]:
+            self.played += 1
+            return [TextDelta("t", str(self.played))]
+
+    assert not (await check(Random(), message("Hi"))).ok
+    assert (await check(Random(), message("Hi"), repeatable=False)).ok
