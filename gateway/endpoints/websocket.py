@@ -19,30 +19,23 @@ from gateway.auth import HeaderToken, Identity, NoToken, SubprotocolToken, prese
 from gateway.clock import rfc3339, timestamp
 from gateway.connection import FOLLOWS, Connection
 from gateway.endpoints.answers import refusal
+from gateway.endpoints.sending import BURST, catch_up
 from gateway.errors import (
     BadFrame,
     Draining,
     Forbidden,
     GatewayError,
     NoSuchAgent,
-    NotFound,
-    StoreUnavailable,
     Unauthorized,
 )
-from gateway.follow import Follow
 from gateway.ids import new_id
 from gateway.origins import origin_allowed
 from gateway.protocol import CloseCode
 from gateway.services import Services
 
-BURST = 32
-"""Frames after which a sender lets others run: uvicorn's `send` returns at once until 64 KiB wait."""
 DEVICE_ID_CHARS = 128
 CLOSE_SECONDS = 1.0
 """For the close frame to a peer that reads nothing."""
-
-STORE_RETRY_SECONDS = 0.5
-"""Before a client that must be shown something from the store is shown it after all."""
 
 _log = structlog.get_logger(__name__)
 
@@ -237,7 +230,7 @@ async def _send_all(connection: Connection, send: Send, services: Services) -> N
                     if (follow := connection.behind) is None:
                         await connection.news()
                     else:
-                        await _catch_up(connection, follow, services)
+                        await catch_up(connection, follow, services)
                     continue
                 deadline.since = time()
                 await send({"type": "websocket.send", "text": frame})
@@ -247,15 +240,3 @@ async def _send_all(connection: Connection, send: Send, services: Services) -> N
                     await asyncio.sleep(0)
     except TimeoutError:
         raise _Close(CloseCode.TOO_SLOW, "the client does not read") from None
-
-
-async def _catch_up(connection: Connection, follow: Follow, services: Services) -> None:
-    """Read on from the store, or start over from a snapshot where it no longer has what is missing."""
-    thread_id = follow.log.thread_id
-    try:
-        if not await follow.load(services.logs):
-            await services.resume.attach(connection, thread_id, None)
-    except NotFound:
-        connection.unfollow(thread_id)
-    except StoreUnavailable:
-        await asyncio.sleep(STORE_RETRY_SECONDS)
