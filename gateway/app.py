@@ -13,7 +13,7 @@ from starlette.responses import Response
 from starlette.routing import Route, WebSocketRoute
 from starlette.types import Receive, Scope, Send
 
-from gateway.endpoints import compat, console, devices, health, rest, sse
+from gateway.endpoints import compat, console, devices, health, pairing, rest, sse
 from gateway.endpoints.answers import failure, refused
 from gateway.endpoints.cors import cross_origin
 from gateway.endpoints.websocket import AgentSocket
@@ -73,6 +73,10 @@ def create_app(settings: Settings) -> Starlette:
             Route("/api/devices/{device_id}", devices.delete_device, methods=["DELETE"]),
             Route("/api/devices/{device_id}/test", devices.try_device, methods=["POST"]),
             Route("/api/approvals/{approval_id}", rest.decide_approval, methods=["POST"]),
+            Route("/api/pair", pairing.pair, methods=["POST"]),
+            Route("/api/pair/codes", pairing.new_code, methods=["POST"]),
+            Route("/api/pair/devices", pairing.paired_devices),
+            Route("/api/pair/devices/{id}", pairing.revoke, methods=["DELETE"]),
             Route("/api/{agent}/messages", rest.send_message, methods=["POST"]),
             Route("/api/{agent}/stream", sse.stream_turn, methods=["POST"]),
             Route("/query_stream", compat.query_stream, methods=["POST"]),

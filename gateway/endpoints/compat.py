@@ -14,6 +14,7 @@ from starlette.responses import Response
 
 from gateway import protocol
 from gateway.answer import SEPARATOR
+from gateway.auth import Identity
 from gateway.endpoints.bearer import expect_known_origin, identity_of
 from gateway.endpoints.eventstream import HEADERS, EventStream, Shown, closed_on_failure, open_connection
 from gateway.endpoints.rest import body_of
@@ -140,21 +141,21 @@ async def _answer(
     request: Request, dialect: Dialect, claimed: str | None, field: str, content: str, thread_id: str | None
 ) -> Response:
     services: Services = request.app.state.services
-    user_id, agent = _user_of(request, claimed), services.settings.compat.agent
+    identity, agent = _identity(request, claimed), services.settings.compat.agent
     if not content.strip():
         raise BadFrame(f"{field}: Text should hold more than white space", field=field)
     body = protocol.validate(protocol.MessageBody, {"content": content, "thread_id": thread_id})
-    connection = open_connection(services, user_id, agent)
+    connection = open_connection(services, identity.user_id, agent)
     try:
         with closed_on_failure(connection):
-            accepted = await services.turns.submit(user_id, agent, body)
+            accepted = await services.turns.submit(identity.user_id, agent, body)
             await services.resume.follow_turn(connection, accepted)
     except (
         GatewayError
     ) as error:  # the request is sound, but there will be no answer: these clients know one form of that
         return Response(dialect.error(error.message) + dialect.done, headers=HEADERS)
     turn_id = accepted.turn.turn_id
-    return EventStream(connection, services, AnswerText(turn_id, dialect), turn_id=turn_id)
+    return EventStream(connection, services, AnswerText(turn_id, dialect), turn_id=turn_id, token_id=identity.token_id)
 
 
 def _trusts(request: Request) -> bool:
@@ -174,7 +175,7 @@ def _expect_token(request: Request) -> None:
         identity_of(request)
 
 
-def _user_of(request: Request, claimed: str | None) -> str:
+def _identity(request: Request, claimed: str | None) -> Identity:
     """The token's user, or with `trust_user_id` whom the front end names.
 
     Raises:
@@ -182,7 +183,7 @@ def _user_of(request: Request, claimed: str | None) -> str:
         BadFrame: it names nobody.
     """
     if not _trusts(request):
-        return identity_of(request).user_id
+        return identity_of(request)
     if claimed is None:
         raise BadFrame("user_id: Field required", field="user_id")
-    return claimed
+    return Identity(claimed)

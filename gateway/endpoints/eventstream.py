@@ -17,6 +17,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from gateway.connection import Connection, StreamConnection
+from gateway.devicetokens import TokenRevoked
 from gateway.endpoints.sending import BURST, STORE_RETRY_SECONDS, catch_up
 from gateway.errors import StoreUnavailable
 from gateway.ids import new_id
@@ -27,6 +28,8 @@ HEARTBEAT = b": heartbeat\n\n"
 """A comment: clients pass over it, and proxies see that the connection lives."""
 HEADERS = {"Content-Type": "text/event-stream", "Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 """No cache keeps it, and no proxy collects it first."""
+CLOSE_SECONDS = 1.0
+"""For the last bytes to a client that reads nothing."""
 LAST = frozenset(("detached", "goodbye"))
 """No frame of the thread comes behind these."""
 
@@ -81,7 +84,8 @@ class EventStream(Response):
     """Sends what the connection has, until the thread is left, the server says goodbye, the client goes away or stops
     reading; with `turn_id`, until that turn is done. The end of a stream never touches a turn.
 
-    Takes the connection over and closes it.
+    Takes the connection over and closes it. `token_id` is the device token that the request showed, if it was one: the
+    stream ends when that is revoked.
     """
 
     def __init__(
@@ -91,6 +95,7 @@ class EventStream(Response):
         rendering: Rendering,
         *,
         turn_id: str | None = None,
+        token_id: str | None = None,
     ) -> None:
         super().__init__(headers=HEADERS)
         del self.headers["content-length"]
@@ -98,12 +103,27 @@ class EventStream(Response):
         self._services = services
         self._rendering = rendering
         self._turn_id = turn_id
+        self._token_id = token_id
         self._doubtful = turn_id is not None
         """Whether the turn may be over without a `done` that is still to come."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         connection, services = self._connection, self._services
         services.hub.add(connection)
+        try:
+            async with contextlib.AsyncExitStack() as stack:
+                if self._token_id is not None:
+                    await stack.enter_async_context(services.device_tokens.watch(self._token_id))
+                await self._serve(receive, send)
+        except TokenRevoked:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(CLOSE_SECONDS):
+                    await send({"type": "http.response.body", "body": b""})
+        finally:
+            services.hub.remove(connection)
+            connection.close()
+
+    async def _serve(self, receive: Receive, send: Send) -> None:
         try:
             async with asyncio.TaskGroup() as group:
                 listening = group.create_task(_until_gone(receive))
@@ -114,10 +134,7 @@ class EventStream(Response):
         except* _Gone:
             pass
         except* TimeoutError:
-            _log.info("stream_dropped", connection_id=connection.connection_id, reason="the client does not read")
-        finally:
-            services.hub.remove(connection)
-            connection.close()
+            _log.info("stream_dropped", connection_id=self._connection.connection_id, reason="the client does not read")
 
     async def _send_all(self, send: Send) -> None:
         connection, services = self._connection, self._services

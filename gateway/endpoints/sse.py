@@ -49,7 +49,7 @@ async def stream_turn(request: Request) -> Response:
     with closed_on_failure(connection):
         await services.resume.follow_turn(connection, accepted, cursor=last_event_id(request))
     turn_id = accepted.turn.turn_id
-    return EventStream(connection, services, TurnFrames(turn_id), turn_id=turn_id)
+    return EventStream(connection, services, TurnFrames(turn_id), turn_id=turn_id, token_id=identity.token_id)
 
 
 async def follow_thread(request: Request) -> Response:
@@ -65,7 +65,7 @@ async def follow_thread(request: Request) -> Response:
     connection = open_connection(services, identity.user_id, thread.agent)
     with closed_on_failure(connection):
         await services.resume.attach(connection, thread_id, last_event_id(request))
-    return EventStream(connection, services, ThreadFrames())
+    return EventStream(connection, services, ThreadFrames(), token_id=identity.token_id)
 
 
 def last_event_id(request: Request) -> str | None:
