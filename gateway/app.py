@@ -13,8 +13,9 @@ from starlette.responses import Response
 from starlette.routing import Route, WebSocketRoute
 from starlette.types import Receive, Scope, Send
 
-from gateway.endpoints import console, devices, health, metrics, rest
+from gateway.endpoints import compat, console, devices, health, metrics, pairing, rest, sse
 from gateway.endpoints.answers import failure, refused
+from gateway.endpoints.cors import cross_origin
 from gateway.endpoints.websocket import AgentSocket
 from gateway.errors import GatewayError
 from gateway.services import Services, open_services
@@ -63,6 +64,7 @@ def create_app(settings: Settings) -> Starlette:
             Route("/api/threads/{thread_id}", rest.rename_thread, methods=["PATCH"]),
             Route("/api/threads/{thread_id}", rest.delete_thread, methods=["DELETE"]),
             Route("/api/threads/{thread_id}/messages", rest.messages),
+            Route("/api/threads/{thread_id}/events", sse.follow_thread),
             Route("/api/turns/{turn_id}", rest.turn),
             Route("/api/turns/{turn_id}/cancel", rest.cancel_turn, methods=["POST"]),
             Route("/api/turns/{turn_id}/retry", rest.retry_turn, methods=["POST"]),
@@ -72,10 +74,18 @@ def create_app(settings: Settings) -> Starlette:
             Route("/api/devices/{device_id}", devices.delete_device, methods=["DELETE"]),
             Route("/api/devices/{device_id}/test", devices.try_device, methods=["POST"]),
             Route("/api/approvals/{approval_id}", rest.decide_approval, methods=["POST"]),
+            Route("/api/pair", pairing.pair, methods=["POST"]),
+            Route("/api/pair/codes", pairing.new_code, methods=["POST"]),
+            Route("/api/pair/devices", pairing.paired_devices),
+            Route("/api/pair/devices/{id}", pairing.revoke, methods=["DELETE"]),
             Route("/api/{agent}/messages", rest.send_message, methods=["POST"]),
+            Route("/api/{agent}/stream", sse.stream_turn, methods=["POST"]),
+            Route("/query_stream", compat.query_stream, methods=["POST"]),
+            Route("/projects/{project_id}/threads/{thread_id}/query/stream", compat.project_query, methods=["POST"]),
             *console.routes(),
         ],
         exception_handlers={GatewayError: refused, HTTPException: _http_error, Exception: _internal_error},
+        middleware=cross_origin(settings),
         lifespan=lifespan,
     )
 

@@ -47,12 +47,19 @@ def _parser() -> argparse.ArgumentParser:
 
     serve = commands.add_parser("serve", help="start the gateway", description="Start the gateway.")
     token = commands.add_parser("token", help="show the owner's link", description="Show the owner's link and token.")
-    for command in (serve, token):
+    pair = commands.add_parser(
+        "pair",
+        help="pair a phone: a QR picture with a one-time code",
+        description="Show a QR picture with which a phone gets a token of its own. The gateway must be running.",
+    )
+    pair.add_argument("--user", help="whose device it is (default: owner, or the only user)")
+    for command in (serve, token, pair):
         command.add_argument("--host", help="address to listen on (default: 127.0.0.1)")
         command.add_argument("--port", help="port to listen on (default: 8080); 0 picks a free one")
         command.add_argument("--config", metavar="FILE", help="settings file (default: agentline.toml, if it is there)")
     serve.set_defaults(command=_serve)
     token.set_defaults(command=_token)
+    pair.set_defaults(command=_pair)
 
     chat = commands.add_parser(
         "chat",
@@ -147,6 +154,18 @@ def _chat(options: argparse.Namespace) -> int:
             return _fail("the tokens are those of AGENTLINE_AUTH__TOKENS: name a file with one, as --token-file", 2)
         token = owner_token(settings).token
     return chat(url if url is not None else _settings(options).base_url(), token, options.agent, options.thread)
+
+
+def _pair(options: argparse.Namespace) -> int:
+    settings = _settings(options)
+
+    from gateway.paircommand import PairFailed, show_code
+
+    try:
+        show_code(settings, options.user, sys.stdout, sys.stderr)
+    except PairFailed as error:
+        return _fail(str(error), 1)
+    return 0
 
 
 def _check(options: argparse.Namespace) -> int:

@@ -56,10 +56,13 @@ class Resume:
             raise
         connection.follow(log, position.offset)
 
-    async def follow_turn(self, connection: Connection, accepted: records.Accepted) -> None:
+    async def follow_turn(
+        self, connection: Connection, accepted: records.Accepted, *, cursor: str | None = None
+    ) -> None:
         """Answer a message with `accepted`, and follow its thread from just before the turn's first event.
 
-        A connection that follows the thread already stays where it is: nothing comes twice, and nothing is skipped.
+        With the `cursor` that a client has of a turn it asks for again: from there, if that is later. A connection that
+        follows the thread already stays where it is: nothing comes twice, and nothing is skipped.
         """
         thread, turn = accepted.thread, accepted.turn
         log = await self._hold(thread.key)
@@ -71,7 +74,12 @@ class Resume:
         else:
             position = Position(log.epoch, start)
             try:
-                recovered = start >= log.head or await self._logs.vouches(log, position)
+                if cursor is None or not accepted.duplicate:
+                    recovered = start >= log.head or await self._logs.vouches(log, position)
+                else:
+                    asked = Position.parse(cursor)
+                    recovered = asked is not None and await self._logs.vouches(log, asked)
+                    position = max(asked or position, position) if recovered else position
             except BaseException:
                 self._logs.release(log)
                 raise

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 from gateway.agents import Agents
 from gateway.approvals import Approvals
-from gateway.auth import Authenticator, authenticator
+from gateway.auth import AnyOf, Authenticator, authenticator, users_of
+from gateway.devicetokens import DeviceTokens
 from gateway.eventlog.local import LocalEventLog
 from gateway.hub import Hub
 from gateway.loopwatch import LoopWatch
@@ -30,6 +31,7 @@ from gateway.turns import TurnEngine
 class Services:
     settings: Settings
     authenticator: Authenticator
+    device_tokens: DeviceTokens
     store: Store
     logs: LocalEventLog
     agents: Agents
@@ -63,6 +65,8 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         Pushing.open(settings, store) as pushing,
         Agents.open(settings) as agents,
     ):
+        device_tokens = DeviceTokens(store, users_of(settings))
+        await device_tokens.refresh()
         logs = LocalEventLog(store)
         notices = Notices(store, hub, pushing)
         approvals = Approvals(store, logs, pushing, settings.approval.timeout_seconds)
@@ -71,6 +75,7 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
             asyncio.create_task(logs.keep_checkpointing(), name="checkpoints"),
             asyncio.create_task(logs.keep_trimming(), name="trimming"),
             asyncio.create_task(send_deadlines.keep(), name="send deadlines"),
+            asyncio.create_task(device_tokens.keep(), name="device tokens"),
         ]
         try:
             runner = LocalRunner(store, logs, agents, approvals, notices, pushing, metrics, frame_bytes)
@@ -78,7 +83,8 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
                 await runner.recover()
                 yield Services(
                     settings=settings,
-                    authenticator=tokens,
+                    authenticator=AnyOf(tokens, device_tokens),
+                    device_tokens=device_tokens,
                     store=store,
                     logs=logs,
                     agents=agents,

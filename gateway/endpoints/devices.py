@@ -54,7 +54,7 @@ async def put_device(request: Request) -> Response:
     refusal = services.pushing.refusal(device)
     if refusal not in ("", NOT_CONFIGURED):
         raise BadFrame(f"token: nothing can be sent there ({refusal})", field="token")
-    await services.store.put_device(device)
+    await services.store.put_device(device, identity.token_id)
     return answer(_shown(device) | {"deliverable": not refusal})
 
 

@@ -14,9 +14,13 @@ from gateway.store.records import (
     Adoption,
     Approval,
     Checkpoint,
+    DeviceToken,
+    DeviceTokens,
     Message,
+    NewDeviceToken,
     NewTurn,
     Outcome,
+    PairCode,
     PushOutcome,
     PushPlan,
     Segment,
@@ -161,8 +165,9 @@ class Store(Protocol):
 
     async def approval(self, user_id: str, approval_id: str) -> Approval | None: ...
 
-    async def put_device(self, device: Device) -> None:
-        """Register the device, or what is new about it. Another device with the same token is forgotten."""
+    async def put_device(self, device: Device, token_id: str | None = None) -> None:
+        """Register the device, or what is new about it. Another device with the same token is forgotten. `token_id` is
+        the device token that registers it, if it is one: what revokes that also ends the pushes."""
         ...
 
     async def devices(self, user_id: str) -> list[Device]: ...
@@ -188,6 +193,31 @@ class Store(Protocol):
 
     async def secret(self, name: str) -> bytes:
         """A key of 32 random bytes, made at the first call and the same ever after, on every node."""
+        ...
+
+    async def add_pair_code(self, code: PairCode) -> None:
+        """Add a one-time code; forget those that have expired, and the user's oldest where there are too many."""
+        ...
+
+    async def pair(self, code_digest: bytes, new: NewDeviceToken) -> DeviceToken | None:
+        """Use the code up and add the token for its user, both or none; None: there is no such code, or it was used or
+        has expired. Of several calls at once with one code, one succeeds.
+
+        Raises:
+            LimitExceeded: the user has too many devices; nothing was changed.
+        """
+        ...
+
+    async def all_device_tokens(self, unless: tuple[int, int] | None) -> DeviceTokens | None:
+        """The tokens of all users; None if nothing has changed since they had the mark `unless`."""
+        ...
+
+    async def device_tokens(self, user_id: str) -> list[DeviceToken]:
+        """Those of one user, oldest first."""
+        ...
+
+    async def remove_device_token(self, user_id: str, token_id: str) -> bool:
+        """Forget the token, and the devices that were registered for push with it. False: the user has no such."""
         ...
 
     @property

@@ -10,7 +10,7 @@ from typing import TypeAlias, TypeVar
 
 from sqlalchemy import URL, Connection, Engine, text
 
-from gateway.store import adopting, devices, log, outbox, secrets, steering, threads, turns
+from gateway.store import adopting, devices, log, outbox, pairing, secrets, steering, threads, turns
 from gateway.store.base import StoreUnavailable
 from gateway.store.engine import READERS, create_file, sqlite_engine, sqlite_url, translated
 from gateway.store.migrate import migrate
@@ -19,9 +19,13 @@ from gateway.store.records import (
     Adoption,
     Approval,
     Checkpoint,
+    DeviceToken,
+    DeviceTokens,
     Message,
+    NewDeviceToken,
     NewTurn,
     Outcome,
+    PairCode,
     PushOutcome,
     PushPlan,
     Segment,
@@ -199,8 +203,8 @@ class SqlStore:
     async def approval(self, user_id: str, approval_id: str) -> Approval | None:
         return await self._read(lambda connection: log.approval(connection, user_id, approval_id))
 
-    async def put_device(self, device: Device) -> None:
-        await self._writer.run(lambda connection: devices.put(connection, device))
+    async def put_device(self, device: Device, token_id: str | None = None) -> None:
+        await self._writer.run(lambda connection: devices.put(connection, device, token_id))
 
     async def devices(self, user_id: str) -> list[Device]:
         return await self._read(lambda connection: devices.of_user(connection, user_id))
@@ -224,6 +228,24 @@ class SqlStore:
 
     async def secret(self, name: str) -> bytes:
         return await self._writer.run(lambda connection: secrets.secret(connection, name))
+
+    async def add_pair_code(self, code: PairCode) -> None:
+        await self._writer.run(lambda connection: pairing.add_code(connection, code))
+
+    async def pair(self, code_digest: bytes, new: NewDeviceToken) -> DeviceToken | None:
+        # Anybody may try codes: what is wrong costs no write.
+        if not await self._read(lambda connection: pairing.is_good(connection, code_digest, new.created_at)):
+            return None
+        return await self._writer.run(lambda connection: pairing.pair(connection, code_digest, new))
+
+    async def all_device_tokens(self, unless: tuple[int, int] | None) -> DeviceTokens | None:
+        return await self._read(lambda connection: pairing.tokens(connection, unless))
+
+    async def device_tokens(self, user_id: str) -> list[DeviceToken]:
+        return await self._read(lambda connection: pairing.of_user(connection, user_id))
+
+    async def remove_device_token(self, user_id: str, token_id: str) -> bool:
+        return await self._writer.run(lambda connection: pairing.remove(connection, user_id, token_id))
 
     @property
     def outbox(self) -> SqlOutbox:
