@@ -44,8 +44,8 @@ async def perform(frame: protocol.AnyClientFrame, connection: Connection, servic
             connection.reply(protocol.Pong(timestamp=timestamp(), nonce=frame.nonce))
 
 
-def refusal(error: GatewayError, client_id: str | None = None) -> protocol.Error:
-    """The `error` frame that tells of a refusal."""
+def refusal(error: GatewayError, client_id: str | None = None, thread_id: str | None = None) -> protocol.Error:
+    """The `error` frame that tells of a refusal, with the ids that the refused frame named."""
     return protocol.Error(
         timestamp=timestamp(),
         code=error.code,
@@ -53,5 +53,6 @@ def refusal(error: GatewayError, client_id: str | None = None) -> protocol.Error
         retryable=error.retryable,
         retry_after=UNSET if error.retry_after is None else error.retry_after,
         id=UNSET if client_id is None else client_id,
+        thread_id=UNSET if thread_id is None else thread_id,
         field=UNSET if error.field is None else error.field,
     )

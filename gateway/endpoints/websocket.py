@@ -207,10 +207,10 @@ def _ready(connection: Connection, services: Services, identity: Identity) -> pr
 async def _receive_all(connection: Connection, receive: Receive, services: Services, watch: Watch | None) -> None:
     while True:
         client_id: str | None = None
+        thread_id: str | None = None
         try:
             frame = protocol.decode(_text(await receive()))
-            if isinstance(frame, protocol.SendMessage):
-                client_id = frame.id
+            client_id, thread_id = getattr(frame, "id", None), getattr(frame, "thread_id", None)
             await connection.room()
             if isinstance(frame, protocol.Auth):
                 _authenticate_again(frame, connection, services, watch)
@@ -220,7 +220,7 @@ async def _receive_all(connection: Connection, receive: Receive, services: Servi
             if isinstance(error, BadFrame) and client_id is None:
                 client_id = error.id
             await connection.room()
-            connection.reply(commands.refusal(error, client_id))
+            connection.reply(commands.refusal(error, client_id, thread_id))
 
 
 def _authenticate_again(frame: protocol.Auth, connection: Connection, services: Services, watch: Watch | None) -> None:

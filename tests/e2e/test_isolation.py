@@ -98,6 +98,7 @@ async def test_what_is_another_user_s_is_not_found_on_the_socket_exactly_as_what
         for frame in (foreign, unknown):
             await bob.send_text(json.dumps(frame))
             answers.append((await bob.receive(until="error"))[-1])
+            assert answers[-1].pop("thread_id", None) == frame.get("thread_id"), "what was asked for, and no more"
         assert answers[0]["code"] == "not_found", foreign
         assert without(answers[0], "timestamp") == without(answers[1], "timestamp")
     assert {frame["type"] for frame in bob.frames} == {"ready", "error"}
