@@ -5,13 +5,13 @@ BIN := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest
 OPENCODE := $(VENV)/opencode/node_modules/.bin/opencode
 
-.PHONY: run test test-agents test-soak lint types format bench wheel-check clean
+.PHONY: run test test-agents test-web test-streamlit test-soak lint types format bench wheel-check clean
 
 run: $(VENV)/.runtime
 	@$(BIN)/agentline serve $(ARGS)
 
 test: $(VENV)/.dev
-	$(PYTEST) -m "not soak and not agents" --numprocesses 2 --dist loadfile $(ARGS)
+	$(PYTEST) -m "not soak and not agents and not web" --numprocesses 2 --dist loadfile $(ARGS)
 
 # Against the real programs of Codex and Claude Code, and of OpenCode where npm can install it.
 test-agents: $(VENV)/.agents
@@ -20,9 +20,17 @@ test-agents: $(VENV)/.agents
 	AGENTLINE_TEST_OPENCODE=$$([ -x $(OPENCODE) ] && echo $(abspath $(OPENCODE)) || true) \
 	    $(PYTEST) -m "agents and not soak" --numprocesses 2 --dist loadfile $(ARGS)
 
+# The console in Chromium, which must be on PATH.
+test-web: $(VENV)/.dev
+	$(PYTEST) -m "web and not soak" $(ARGS)
+
 # The full doses of what `test` takes in small ones.
 test-soak: $(VENV)/.agents
 	$(PYTEST) -m soak $(ARGS)
+
+# examples/streamlit_chat.py in Streamlit's own harness. Apart, because Streamlit brings pandas and pyarrow: 30 s, 350 MB.
+test-streamlit: $(VENV)/.streamlit
+	$(PYTEST) tests/agentline/test_streamlit.py $(ARGS)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -59,6 +67,10 @@ $(VENV)/.dev: pyproject.toml | $(VENV)/bin/python
 
 $(VENV)/.agents: $(VENV)/.dev
 	$(BIN)/python -m pip install --quiet --group agents
+	@touch $@
+
+$(VENV)/.streamlit: $(VENV)/.dev
+	$(BIN)/python -m pip install --quiet --group streamlit
 	@touch $@
 
 clean:

@@ -13,7 +13,7 @@ from starlette.responses import Response
 from starlette.routing import Route, WebSocketRoute
 from starlette.types import Receive, Scope, Send
 
-from gateway.endpoints import compat, console, devices, health, pairing, rest, sse
+from gateway.endpoints import compat, console, devices, health, metrics, pairing, rest, sse
 from gateway.endpoints.answers import failure, refused
 from gateway.endpoints.cors import cross_origin
 from gateway.endpoints.websocket import AgentSocket
@@ -55,6 +55,7 @@ def create_app(settings: Settings) -> Starlette:
             Route("/health", health.health),
             Route("/api/health/live", health.live),
             Route("/api/health/ready", health.ready),
+            Route("/metrics", metrics.metrics),
             Route("/api/agents", rest.agents),
             Route("/api/agents/{agent}/sessions", rest.sessions),
             Route("/api/agents/{agent}/sessions/{session_id}", rest.adopt_session, methods=["POST"]),

@@ -10,6 +10,7 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TextIO
 
 import structlog
@@ -59,6 +60,18 @@ def _parser() -> argparse.ArgumentParser:
     serve.set_defaults(command=_serve)
     token.set_defaults(command=_token)
     pair.set_defaults(command=_pair)
+
+    chat = commands.add_parser(
+        "chat",
+        help="talk to an agent in this terminal",
+        description="Talk to an agent in this terminal. Ctrl-C stops its turn, Ctrl-D leaves.",
+    )
+    chat.add_argument("agent", nargs="?", default="demo", metavar="AGENT", help="default: demo")
+    chat.add_argument("--url", help="the gateway's address, or its owner's link (default: as the settings say)")
+    chat.add_argument("--token-file", metavar="FILE", type=Path, help="default: the owner token, without --url")
+    chat.add_argument("--thread", metavar="ID", help="take up this conversation")
+    chat.add_argument("--config", metavar="FILE", help="settings file (default: agentline.toml, if it is there)")
+    chat.set_defaults(command=_chat, host=None, port=None)
 
     check = commands.add_parser(
         "check",
@@ -134,6 +147,25 @@ def _pair(options: argparse.Namespace) -> int:
     except PairFailed as error:
         return _fail(str(error), 1)
     return 0
+
+
+def _chat(options: argparse.Namespace) -> int:
+    from agentline.terminal import chat
+
+    url: str | None = options.url
+    if options.token_file is not None:
+        try:
+            token = options.token_file.read_text(encoding="ascii").strip()
+        except (OSError, UnicodeDecodeError):
+            return _fail(f"the token file {options.token_file} cannot be read", 2)
+    elif url is not None:
+        token = None  # the link holds it; the token of this machine's gateway goes to no other address
+    else:
+        settings = _settings(options)
+        if settings.auth.tokens:
+            return _fail("the tokens are those of AGENTLINE_AUTH__TOKENS: name a file with one, as --token-file", 2)
+        token = owner_token(settings).token
+    return chat(url if url is not None else _settings(options).base_url(), token, options.agent, options.thread)
 
 
 def _check(options: argparse.Namespace) -> int:

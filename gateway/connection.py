@@ -8,6 +8,7 @@ thread for its list screen.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from gateway.clock import timestamp
@@ -36,6 +37,7 @@ class Connection:
         "_logs",
         "_news",
         "_notices",
+        "_on_joined",
         "_ready",
         "_replies",
         "_room",
@@ -54,12 +56,15 @@ class Connection:
         device_id: str | None,
         logs: LocalEventLog,
         frame_bytes: int,
+        on_joined: Callable[[], None] = lambda: None,
     ) -> None:
+        """`on_joined` is called for each frame that shows several pieces of text."""
         self.connection_id = connection_id
         self.user_id = user_id
         self.agent = agent
         self.device_id = device_id
         self._logs = logs
+        self._on_joined = on_joined
         self._join_chars = frame_bytes // 8
         """A character takes at most 6 bytes in JSON; the rest is room for the other fields."""
         # Short lists: an empty deque takes 600 bytes more, in every idle socket.
@@ -83,13 +88,22 @@ class Connection:
             del self._notices[next(iter(self._notices))]
         self.wake()
 
-    def follow(self, log: ThreadLog, offset: int) -> None:
+    def follow(self, log: ThreadLog, offset: int, *, from_turn: str | None = None) -> None:
         """Follow a thread from behind `offset`, from now on also if it was followed from elsewhere.
+
+        `from_turn` is a turn that waits: nothing is shown before its first event.
 
         The caller holds `log`, and leaves it to this connection to release it.
         """
         self._drop(log.thread_id)
-        follow = Follow(log, offset, join_chars=self._join_chars, on_news=self._on_news)
+        follow = Follow(
+            log,
+            offset,
+            join_chars=self._join_chars,
+            on_news=self._on_news,
+            on_joined=self._on_joined,
+            from_turn=from_turn,
+        )
         self._follows[log.thread_id] = follow
         log.add_follower(follow)
         follow.wake()

@@ -10,6 +10,7 @@ from gateway.errors import NotFound
 from gateway.eventlog.local import LocalEventLog
 from gateway.eventlog.log import ThreadLog
 from gateway.eventlog.position import Position
+from gateway.metrics import Metrics
 from gateway.protocol import Accepted, ApprovalRequest, Attached, OpenTurn, Snapshot
 from gateway.store import records
 from gateway.store.base import Store
@@ -22,9 +23,10 @@ APPROVAL_FIELDS = ("approval_id", "turn_id", "kind", "title", "detail", "options
 class Resume:
     """Finds the place from which a client goes on."""
 
-    def __init__(self, store: Store, logs: LocalEventLog, frame_bytes: int) -> None:
+    def __init__(self, store: Store, logs: LocalEventLog, metrics: Metrics, frame_bytes: int) -> None:
         self._store = store
         self._logs = logs
+        self._metrics = metrics
         self._frame_bytes = frame_bytes
 
     async def attach(self, connection: Connection, thread_id: str, cursor: str | None) -> None:
@@ -44,8 +46,11 @@ class Resume:
             if position is not None and await self._logs.vouches(log, position):
                 turns = _listed(await self._store.open_turns(log.key))
                 connection.reply(_attached(log, True, position, turns))
+                self._metrics.resumed("exact")
             else:
                 position = await self._snapshot(connection, log)
+                if cursor is not None:
+                    self._metrics.resumed("refused")
         except BaseException:
             self._logs.release(log)
             raise
@@ -75,6 +80,7 @@ class Resume:
                     asked = Position.parse(cursor)
                     recovered = asked is not None and await self._logs.vouches(log, asked)
                     position = max(asked or position, position) if recovered else position
+                    self._metrics.resumed("exact" if recovered else "refused")
             except BaseException:
                 self._logs.release(log)
                 raise
@@ -99,7 +105,8 @@ class Resume:
             except BaseException:
                 self._logs.release(log)
                 raise
-        connection.follow(log, position.offset)
+        waits = recovered and turn.start is None
+        connection.follow(log, position.offset, from_turn=turn.turn_id if waits else None)
 
     async def _hold(self, key: int) -> ThreadLog:
         try:

@@ -14,6 +14,7 @@ from gateway.devicetokens import DeviceTokens
 from gateway.eventlog.local import LocalEventLog
 from gateway.hub import Hub
 from gateway.loopwatch import LoopWatch
+from gateway.metrics import Metrics
 from gateway.notices import Notices
 from gateway.pushing import Pushing
 from gateway.resume import Resume
@@ -44,6 +45,7 @@ class Services:
     send_deadlines: SendDeadlines
     loop_watch: LoopWatch
     pushing: Pushing
+    metrics: Metrics
 
 
 @contextlib.asynccontextmanager
@@ -56,10 +58,10 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
     settings.prepare_state_dir()
     tokens = authenticator(settings)
     frame_bytes = settings.limits.server_frame_bytes
-    hub = Hub()
+    hub, metrics = Hub(), Metrics()
     async with (
         LoopWatch() as loop_watch,
-        SqlStore.open(settings.database) as store,
+        SqlStore.open(settings.database, on_push_outcome=metrics.pushed) as store,
         Pushing.open(settings, store) as pushing,
         Agents.open(settings) as agents,
     ):
@@ -76,7 +78,7 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
             asyncio.create_task(device_tokens.keep(), name="device tokens"),
         ]
         try:
-            runner = LocalRunner(store, logs, agents, approvals, notices, pushing, frame_bytes)
+            runner = LocalRunner(store, logs, agents, approvals, notices, pushing, metrics, frame_bytes)
             async with runner, TurnEngine(settings, store, agents, notices, runner) as turns:
                 await runner.recover()
                 yield Services(
@@ -91,11 +93,12 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
                     approvals=approvals,
                     runner=runner,
                     turns=turns,
-                    resume=Resume(store, logs, frame_bytes),
+                    resume=Resume(store, logs, metrics, frame_bytes),
                     sessions=Sessions(store, agents, notices),
                     send_deadlines=send_deadlines,
                     loop_watch=loop_watch,
                     pushing=pushing,
+                    metrics=metrics,
                 )
             await logs.checkpoint()
         finally:

@@ -26,6 +26,8 @@ from gateway.store.records import Accepted, NewTurn, Thread, Turn
 from providers import Message
 
 TITLE_CHARS = 80
+STEERED = 100
+"""Messages handed to one turn that its retry repeats."""
 
 Result = TypeVar("Result")
 
@@ -105,7 +107,7 @@ class TurnEngine:
                 return await self._begin(accepted, new)
             if accepted.duplicate:
                 return accepted
-            if running.steering.hand_over(Message("user", new.content)):
+            if await running.steering.hand_over(Message("user", new.content)):
                 running.log_user_message(accepted.turn)
                 _log_accepted(accepted, new)
                 return accepted
@@ -113,7 +115,7 @@ class TurnEngine:
         return await self._accept(new)
 
     async def retry(self, user_id: str, turn_id: str) -> Accepted:
-        """Start a new turn with the message of one that did not complete.
+        """Start a new turn with the message of one that did not complete, and with what it was told while it ran.
 
         Raises:
             NotRetryable: it has not ended, or it completed.
@@ -121,8 +123,17 @@ class TurnEngine:
         thread, turn = await self._find(user_id, turn_id)
         if turn.status not in ("failed", "interrupted", "cancelled"):
             raise NotRetryable(f"the turn is {turn.status}: only one that failed or was stopped can be tried again")
-        body = MessageBody(content=turn.content, thread_id=thread.thread_id)
+        body = MessageBody(content=await self._asked(thread, turn), thread_id=thread.thread_id)
         return await self.submit(user_id, thread.agent, body, retry_of=turn_id)
+
+    async def _asked(self, thread: Thread, turn: Turn) -> str:
+        """The turn's message and those that were handed to it while it ran: its provider may have lost them with it."""
+        first = await self._store.message(thread.key, turn.message_id)
+        if first is None:
+            return turn.content
+        page = await self._store.messages(thread.key, after=first.position, limit=STEERED)
+        steered = [m.content for m in page if m.turn_id == turn.turn_id and m.role == "user"]
+        return "\n\n".join([turn.content, *steered])
 
     async def cancel_turn(self, user_id: str, turn_id: str) -> None:
         """Stop a turn, running or queued. One that has ended stays as it is. Raises `NotFound`."""

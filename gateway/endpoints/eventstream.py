@@ -68,6 +68,7 @@ def open_connection(services: Services, user_id: str, agent: str) -> StreamConne
         device_id=None,
         logs=services.logs,
         frame_bytes=services.settings.limits.server_frame_bytes,
+        on_joined=services.metrics.frames_joined,
     )
 
 

@@ -115,6 +115,7 @@ async def _admit(websocket: WebSocket, services: Services) -> tuple[Connection, 
         device_id=websocket.query_params.get("device_id", "")[:DEVICE_ID_CHARS] or None,
         logs=services.logs,
         frame_bytes=services.settings.limits.server_frame_bytes,
+        on_joined=services.metrics.frames_joined,
     )
     connection.reply(_ready(connection, services, identity))
     return connection, identity.token_id

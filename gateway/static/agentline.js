@@ -865,7 +865,7 @@ function fromSnapshot(thread, snapshot) {
   const messages = snapshot.messages.map((/** @type {any} */ message) => {
     const before = known.get(message.message_id);
     // What was seen of reasoning and tools is more than a snapshot tells.
-    return before?.content === message.content && before.status === message.status ? before : fromHistory(message);
+    return before && before.content === message.content && before.status === message.status ? before : fromHistory(message);
   });
   const oldest = messages[0]?.message_id;
   const place = thread.messages.findIndex((entry) => entry.message_id === oldest);

@@ -10,7 +10,7 @@ import { Status } from "./console/status.js";
 import { clearAll } from "./console/storage.js";
 import { Welcome } from "./console/welcome.js";
 
-const BAD_TOKEN = "This token is not valid any more. Ask the gateway's owner for a new link.";
+const BAD_TOKEN = "This token is not valid. Ask the gateway's owner for a new link.";
 
 /** @param {string} token */
 async function run(token) {

@@ -29,7 +29,7 @@ from gateway.store.records import (
     Turn,
 )
 from notifications.outbox import OutboxStore
-from notifications.records import Device
+from notifications.records import Device, Platform
 
 __all__ = ["IdConflict", "QueueFull", "Store", "StoreUnavailable", "WrongAgent"]
 
@@ -54,8 +54,8 @@ class Store(Protocol):
         ...
 
     async def adopt(self, adoption: Adoption) -> tuple[Thread, bool]:
-        """Make the thread with its session and its history, unless the user has one of that id. Returns it, and
-        whether it was made just now."""
+        """Make the thread with its session and its history, unless the user has one of that id, or one of that agent
+        with that session. Returns it, and whether it was made just now."""
         ...
 
     async def unsteer(self, message_id: str) -> None:
@@ -180,6 +180,13 @@ class Store(Protocol):
         """A push about a turn that still runs. Nothing happens if there is no such turn."""
         ...
 
+    async def release_pushes(self, at: int) -> None:
+        """Make due at once what is leased and was never heard of again: for the start of the only process that sends.
+
+        One that comes back to life all the same sends twice, under the same ids.
+        """
+        ...
+
     async def push_outcomes(self, turn_id: str) -> list[PushOutcome]:
         """What became of the turn's pushes; those on their way are not among them."""
         ...
@@ -216,6 +223,10 @@ class Store(Protocol):
     @property
     def outbox(self) -> OutboxStore:
         """The pushes that are to be sent."""
+        ...
+
+    async def outbox_sizes(self) -> dict[Platform, int]:
+        """How many pushes have no outcome yet, for every platform."""
         ...
 
     async def ping(self) -> None:

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 
 from sqlalchemy import URL, Connection, Engine, text
 
@@ -35,9 +35,11 @@ from gateway.store.records import (
 )
 from gateway.store.sqloutbox import SqlOutbox
 from gateway.store.writer import Writer
-from notifications.records import Device
+from notifications.records import Device, Platform
+from notifications.records import Outcome as PushOutcomeKind
 
 T = TypeVar("T")
+OnPushOutcome: TypeAlias = Callable[[Platform | None, PushOutcomeKind], None]
 
 
 def _prepare(url: URL, writing: Engine) -> None:
@@ -59,16 +61,23 @@ class SqlStore:
     committed before, and wait for no write.
     """
 
-    def __init__(self, writer: Writer, reading: Engine, readers: ThreadPoolExecutor) -> None:
+    def __init__(
+        self, writer: Writer, reading: Engine, readers: ThreadPoolExecutor, on_push_outcome: OnPushOutcome
+    ) -> None:
         self._writer = writer
         self._reading = reading
         self._readers = readers
+        self._on_push_outcome = on_push_outcome
         self._closed = False
 
     @classmethod
     @asynccontextmanager
-    async def open(cls, url: str) -> AsyncIterator[SqlStore]:
+    async def open(
+        cls, url: str, *, on_push_outcome: OnPushOutcome = lambda platform, outcome: None
+    ) -> AsyncIterator[SqlStore]:
         """Make the file (its directory must be there), migrate it, and use it until the block ends.
+
+        `on_push_outcome` hears of every push that has its outcome, once that is committed.
 
         Raises:
             ValueError: `url` names no SQLite file.
@@ -81,7 +90,7 @@ class SqlStore:
             await asyncio.get_running_loop().run_in_executor(readers, _prepare, parsed, writing)
             writer = Writer(writing)
             writer.start()
-            store = cls(writer, reading, readers)
+            store = cls(writer, reading, readers, on_push_outcome)
             try:
                 yield store
             finally:
@@ -98,6 +107,10 @@ class SqlStore:
     def _snapshot(self, work: Callable[[Connection], T]) -> T:
         with translated(), self._reading.connect() as connection:
             return work(connection)
+
+    def _tell(self, told: outbox.Told) -> None:
+        for platform, outcome in told:
+            self._on_push_outcome(platform, outcome)
 
     async def accept(self, new: NewTurn) -> Accepted:
         for _ in range(3):
@@ -121,7 +134,10 @@ class SqlStore:
             await self._writer.run(lambda connection: log.checkpoint(connection, batch))
 
     async def finish(self, outcome: Outcome) -> Turn | None:
-        return await self._writer.run(lambda connection: turns.finish(connection, outcome))
+        told: outbox.Told = []
+        following = await self._writer.run(lambda connection: turns.finish(connection, outcome, told))
+        self._tell(told)
+        return following
 
     async def cancel_queued(self, thread_key: int, turn_id: str | None, at: int) -> list[Turn]:
         return await self._writer.run(lambda connection: turns.cancel_queued(connection, thread_key, turn_id, at))
@@ -200,7 +216,12 @@ class SqlStore:
         return await self._writer.run(lambda connection: devices.remove(connection, user_id, device_id))
 
     async def enqueue_push(self, turn_id: str, wanted: PushPlan, at: int) -> None:
-        await self._writer.run(lambda connection: turns.enqueue_push(connection, turn_id, wanted, at))
+        told: outbox.Told = []
+        await self._writer.run(lambda connection: turns.enqueue_push(connection, turn_id, wanted, at, told))
+        self._tell(told)
+
+    async def release_pushes(self, at: int) -> None:
+        await self._writer.run(lambda connection: outbox.release(connection, at))
 
     async def push_outcomes(self, turn_id: str) -> list[PushOutcome]:
         return await self._read(lambda connection: outbox.outcomes(connection, turn_id))
@@ -228,7 +249,10 @@ class SqlStore:
 
     @property
     def outbox(self) -> SqlOutbox:
-        return SqlOutbox(self._writer, self._read)
+        return SqlOutbox(self._writer, self._read, self._on_push_outcome)
+
+    async def outbox_sizes(self) -> dict[Platform, int]:
+        return await self._read(outbox.sizes)
 
     async def ping(self) -> None:
         await self._read(lambda connection: connection.execute(text("SELECT 1")).all())

@@ -23,6 +23,7 @@ async def test_the_javascript_tests_pass(name: str, gateway: GatewayProcess) -> 
         node,
         "--test-reporter=spec",
         "--test",
+        "--test-force-exit",
         str(NODE_TESTS / f"{name}.test.mjs"),
         env={"PATH": os.environ.get("PATH", ""), "GATEWAY_URL": gateway.url, "GATEWAY_TOKEN": TOKENS["alice"]},
         stdout=asyncio.subprocess.PIPE,

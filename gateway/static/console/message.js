@@ -76,7 +76,7 @@ export class AnswerView {
     if (before?.status !== entry.status || before?.truncated !== entry.truncated || before?.message_id !== entry.message_id) this.#drawFoot(entry);
   }
 
-  /** @param {Part} part */
+  /** @param {Part} part @returns {{element: HTMLElement, update: (part: any, live: boolean) => void}} */
   #newView(part) {
     if (part.kind === "text") return new TextView();
     if (part.kind === "reasoning") return new ReasoningView();

@@ -15,6 +15,8 @@ import { forgetThread, load, loadThread, save, saveThread } from "./storage.js";
 
 const SAVE_MS = 500;
 const PAGE = 40;
+/** As long as a notice's preview; a page of threads brings more of the message. */
+const PREVIEW_CHARS = 200;
 
 export class Model {
   /** @type {Agent[]} */ agents = [];
@@ -172,11 +174,22 @@ export class Model {
   }
 
   async loadThreads() {
-    const page = await this.line.threads({ before: this.moreThreads ?? undefined, limit: PAGE });
+    const before = this.moreThreads;
+    const page = await this.line.threads({ before: before ?? undefined, limit: PAGE });
     this.moreThreads = page.before;
+    if (before === null) this.#dropDeleted(page.threads, page.before === null);
     for (const { last_message, ...summary } of page.threads) this.threads.set(summary.thread_id, { ...summary, preview: last_message?.content ?? "" });
     save("threads", [...this.threads.values()].slice(0, 2 * PAGE));
     this.#changed();
+  }
+
+  /** What the newest page should hold and does not was deleted while we were away. @param {Summary[]} page @param {boolean} all */
+  #dropDeleted(page, all) {
+    const there = new Set(page.map((one) => one.thread_id));
+    const oldest = page.at(-1)?.updated_at ?? "";
+    for (const { thread_id: threadId, updated_at: at } of [...this.threads.values()]) {
+      if (!there.has(threadId) && (all || at > oldest)) this.threads.delete(threadId);
+    }
   }
 
   /** Keep the open thread with its cursor. */
@@ -235,7 +248,10 @@ export class Model {
       forgetThread(threadId);
       if (this.open?.threadId === threadId) this.open = null;
     } else {
-      this.threads.set(threadId, { thread_id: threadId, agent, title, status, unread, preview, updated_at: timestamp });
+      // Reading or renaming a thread does not move it to the top.
+      const known = this.threads.get(threadId);
+      const still = known && known.status === status && known.preview.slice(0, PREVIEW_CHARS) === preview;
+      this.threads.set(threadId, { thread_id: threadId, agent, title, status, unread, preview, updated_at: still ? known.updated_at : timestamp });
     }
     this.#changed();
   }

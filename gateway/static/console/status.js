@@ -60,7 +60,7 @@ export class Status {
   #words(state) {
     if (state === "refused") return "The server closed this connection. The console may be open in too many places.";
     if (!navigator.onLine) return "You are offline. What you write is sent when you are back.";
-    return "Connecting… Nothing is lost: answers go on and are shown when the connection is back.";
+    return "Connecting again. Answers go on meanwhile, and nothing is lost.";
   }
 
   #announce() {

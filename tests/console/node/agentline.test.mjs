@@ -98,6 +98,7 @@ describe("a turn", { concurrency: 6 }, () => {
     await next(line, "ready");
     proxy.deaf = true; // the gateway hears the message; its answer is lost
     const threadId = newId();
+    const done = next(line, "done", (frame) => frame.thread_id === threadId);
     const sent = line.send("/echo once", { threadId });
     const direct = newLine({ url: URL_OF_GATEWAY });
     await until(async () => (await direct.threads()).threads.some((thread) => thread.thread_id === threadId));
@@ -105,7 +106,7 @@ describe("a turn", { concurrency: 6 }, () => {
     proxy.cut();
     const accepted = await sent;
     assert.equal(accepted.duplicate, true);
-    await next(line, "done", (frame) => frame.thread_id === threadId);
+    await done;
     const said = (await direct.messages(threadId)).filter((message) => message.role === "user");
     assert.equal(said.length, 1);
   });
