@@ -137,18 +137,6 @@ def _token(options: argparse.Namespace) -> int:
     return 0
 
 
-def _pair(options: argparse.Namespace) -> int:
-    settings = _settings(options)
-
-    from gateway.paircommand import PairFailed, show_code
-
-    try:
-        show_code(settings, options.user, sys.stdout, sys.stderr)
-    except PairFailed as error:
-        return _fail(str(error), 1)
-    return 0
-
-
 def _chat(options: argparse.Namespace) -> int:
     from agentline.terminal import chat
 
@@ -166,6 +154,18 @@ def _chat(options: argparse.Namespace) -> int:
             return _fail("the tokens are those of AGENTLINE_AUTH__TOKENS: name a file with one, as --token-file", 2)
         token = owner_token(settings).token
     return chat(url if url is not None else _settings(options).base_url(), token, options.agent, options.thread)
+
+
+def _pair(options: argparse.Namespace) -> int:
+    settings = _settings(options)
+
+    from gateway.paircommand import PairFailed, show_code
+
+    try:
+        show_code(settings, options.user, sys.stdout, sys.stderr)
+    except PairFailed as error:
+        return _fail(str(error), 1)
+    return 0
 
 
 def _check(options: argparse.Namespace) -> int:
