@@ -76,7 +76,7 @@ public final class Line: ObservableObject {
                 return code
             case .reconnect(let afterMs, let again):
                 renew = again
-                let wait = Task<Void, Never> { try? await Task.sleep(for: .milliseconds(afterMs)) }
+                let wait = Task<Void, Never> { _ = try? await Task.sleep(for: .milliseconds(afterMs)) }
                 waiting = wait
                 await withTaskCancellationHandler {
                     await wait.value
