@@ -80,6 +80,7 @@ class Resume:
                     asked = Position.parse(cursor)
                     recovered = asked is not None and await self._logs.vouches(log, asked)
                     position = max(asked or position, position) if recovered else position
+                    self._metrics.resumed("exact" if recovered else "refused")
             except BaseException:
                 self._logs.release(log)
                 raise

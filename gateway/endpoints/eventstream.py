@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Any, Protocol, Self
 
@@ -21,6 +21,7 @@ from gateway.devicetokens import TokenRevoked
 from gateway.endpoints.sending import BURST, STORE_RETRY_SECONDS, catch_up
 from gateway.errors import StoreUnavailable
 from gateway.ids import new_id
+from gateway.request_deadline import DROP
 from gateway.senddeadline import SendDeadline
 from gateway.services import Services
 
@@ -67,7 +68,14 @@ def open_connection(services: Services, user_id: str, agent: str) -> StreamConne
         device_id=None,
         logs=services.logs,
         frame_bytes=services.settings.limits.server_frame_bytes,
+        on_joined=services.metrics.frames_joined,
     )
+
+
+def drop_of(scope: Scope) -> Callable[[], None]:
+    """What drops the request's connection at once; nothing where the server does not offer it."""
+    offered: dict[str, Callable[[], None]] = scope.get("extensions", {}).get(DROP, {})
+    return offered.get("drop", lambda: None)
 
 
 @contextlib.contextmanager
@@ -114,7 +122,7 @@ class EventStream(Response):
             async with contextlib.AsyncExitStack() as stack:
                 if self._token_id is not None:
                     await stack.enter_async_context(services.device_tokens.watch(self._token_id))
-                await self._serve(receive, send)
+                await self._serve(receive, send, drop_of(scope))
         except TokenRevoked:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(CLOSE_SECONDS):
@@ -123,7 +131,7 @@ class EventStream(Response):
             services.hub.remove(connection)
             connection.close()
 
-    async def _serve(self, receive: Receive, send: Send) -> None:
+    async def _serve(self, receive: Receive, send: Send, drop: Callable[[], None]) -> None:
         try:
             async with asyncio.TaskGroup() as group:
                 listening = group.create_task(_until_gone(receive))
@@ -135,6 +143,8 @@ class EventStream(Response):
             pass
         except* TimeoutError:
             _log.info("stream_dropped", connection_id=self._connection.connection_id, reason="the client does not read")
+            drop()
+            await asyncio.sleep(0)  # then uvicorn knows that nobody misses the rest
 
     async def _send_all(self, send: Send) -> None:
         connection, services = self._connection, self._services

@@ -304,6 +304,15 @@ async def raw_request(gateway: GatewayProcess, path: str, receive_buffer: int) -
     return raw
 
 
+async def all_of(raw: socket.socket) -> bytes:
+    """What is there to read after all."""
+    received = b""
+    async with asyncio.timeout(5):
+        while chunk := await asyncio.get_running_loop().sock_recv(raw, 2**20):
+            received += chunk
+    return received
+
+
 async def test_a_reader_that_stops_reading_is_dropped_and_touches_nobody(
     gateway: GatewayProcess, messages_api: MessagesApi, new_client: NewClient
 ) -> None:
@@ -319,6 +328,12 @@ async def test_a_reader_that_stops_reading_is_dropped_and_touches_nobody(
         async with asyncio.timeout(10):
             while (await gateway.get("/api/health", None))["connections"]["claude"] > 1:  # noqa: ASYNC110 - as above
                 await asyncio.sleep(0.05)
+        for reader in readers:
+            received = await all_of(reader)
+            assert not received.endswith(b"0\r\n\r\n"), "a client can tell that this is not the end"
+            assert len(received) < len(piece) * count / 4
+        assert len(gateway.events("stream_dropped")) == len(readers)
+        assert '"level": "error"' not in gateway.log
     finally:
         for reader in readers:
             reader.close()
