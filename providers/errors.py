@@ -40,9 +40,9 @@ class ProviderError(Exception):
         self,
         code: ErrorCode,
         message: str,
-        *,
         retryable: bool = False,
         retry_after: float | None = None,
+        *,
         refused: bool = False,
     ) -> None:
         super().__init__(code, message)
