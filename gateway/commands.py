@@ -26,8 +26,11 @@ async def perform(frame: protocol.AnyClientFrame, connection: Connection, servic
         case protocol.Attach():
             await services.resume.attach(connection, frame.thread_id, frame.cursor)
         case protocol.Detach():
-            if connection.following(frame.thread_id) is None:
-                raise NotFound("this connection does not follow such a thread", field="thread_id")
+            if (
+                connection.following(frame.thread_id) is None
+                and await services.store.thread(user_id, frame.thread_id) is None
+            ):
+                raise NotFound("there is no such thread", field="thread_id")
             connection.unfollow(frame.thread_id)
         case protocol.Cancel(turn_id=str() as turn_id):
             await services.turns.cancel_turn(user_id, turn_id)

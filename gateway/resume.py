@@ -67,6 +67,8 @@ class Resume:
         thread, turn = accepted.thread, accepted.turn
         log = await self._hold(thread.key)
         follow = connection.following(thread.thread_id)
+        if follow is not None and follow.log is not log:
+            follow = None  # what it follows was deleted; this is a new thread of the same id
         start = turn.start if turn.start is not None else log.head
         recovered = True
         if follow is not None:
@@ -126,7 +128,7 @@ class Resume:
         position, running = log.position, log.running
         shown_turn = running.view.shown(running.turn_id, self._frame_bytes // 3) if running is not None else None
         opened = list(running.view.approvals.values()) if running is not None else []
-        approvals = [_approval(event, self._frame_bytes // (4 * len(opened))) for event in opened]
+        approvals = [_approval(event, self._frame_bytes // (8 * len(opened))) for event in opened]
         unshown = {turn.turn_id for turn in turns if running is None or turn.turn_id != running.turn_id}
         listed = [
             shown_message(message)
@@ -195,5 +197,6 @@ def _listed(turns: list[records.Turn]) -> list[OpenTurn]:
 
 def _approval(event: ApprovalRequest, limit: int) -> dict[str, Any]:
     shown = {name: getattr(event, name) for name in APPROVAL_FIELDS}
+    shown["title"] = cut(event.title, max(limit // 2, 2))
     shown["detail"] = cut_json(dict(event.detail), limit)
     return shown

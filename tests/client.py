@@ -300,8 +300,7 @@ class Client:
         elif kind == "snapshot":
             self._shown(frame)
         elif kind == "detached":
-            if self._following.pop(frame["thread_id"], None) is None:
-                raise BrokenContract(f"detached from a thread that was not followed: {frame}")
+            self._following.pop(frame["thread_id"], None)
         elif kind == "typing" and frame["thread_id"] not in self._following:
             raise BrokenContract(f"typing in a thread that is not followed: {frame}")
 

@@ -127,9 +127,10 @@ async def _authenticate(websocket: WebSocket, services: Services) -> Identity:
         async with asyncio.timeout(services.settings.auth_seconds):
             while True:
                 try:
-                    frame = protocol.decode(_text(await websocket.receive()))
-                    if not isinstance(frame, protocol.Auth):
+                    value = protocol.parse_object(_text(await websocket.receive()), "a frame")
+                    if value.get("type") != "auth":
                         raise Unauthorized('the first frame is {"type":"auth","token":"…"}')
+                    frame = protocol.validate(protocol.Auth, value)
                 except GatewayError as error:
                     await websocket.send_text(protocol.encode(commands.refusal(error)))
                     continue

@@ -79,11 +79,11 @@ class ProviderStreams:
                 _log.info("provider_opened", turn_id=running.turn_id, agent=running.agent.name, attempt=attempt + 1)
                 await self._iterate(running, provider, turn)
                 return
-            except SystemExit:  # asyncio would end the whole server with it
+            except (SystemExit, KeyboardInterrupt):  # asyncio would end the whole server with it
                 raise ProviderError("provider_fault", "The agent's provider tried to end the server.") from None
             except ProviderError as error:
                 backoff = 0.5 * 2**attempt * random.uniform(1, 1.5)  # noqa: S311 - jitter guards nothing
-                pause = backoff if error.retry_after is None else error.retry_after
+                pause = backoff if error.retry_after is None else max(error.retry_after, 0.0)
                 waited += pause
                 if not error.refused or running.answer.begun or attempt == RETRIES or waited > RETRY_BUDGET_SECONDS:
                     raise

@@ -243,6 +243,9 @@ async def test_before_ready_every_frame_but_auth_is_refused_and_nothing_happens(
     for frame in (
         {"type": "message", "content": "/echo too early", "thread_id": "too-early"},
         {"type": "ping"},
+        {"type": "attach"},
+        {"type": "juggle"},
+        {},
         *frames_about(UNKNOWN),
     ):
         await client.send_text(json.dumps(frame))
