@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from msgspec import UNSET
 
 from gateway import protocol
@@ -21,7 +23,8 @@ async def perform(frame: protocol.AnyClientFrame, connection: Connection, servic
     match frame:
         case protocol.SendMessage():
             connection.expect_room(frame.thread_id)
-            accepted = await services.turns.submit(user_id, connection.agent, frame)
+            announce = partial(services.resume.announce, connection)
+            accepted = await services.turns.submit(user_id, connection.agent, frame, announce=announce)
             await services.resume.follow_turn(connection, accepted)
         case protocol.Attach():
             await services.resume.attach(connection, frame.thread_id, frame.cursor)

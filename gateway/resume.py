@@ -10,6 +10,7 @@ from gateway.errors import NotFound
 from gateway.eventlog.local import LocalEventLog
 from gateway.eventlog.log import ThreadLog
 from gateway.eventlog.position import Position
+from gateway.follow import Follow
 from gateway.metrics import Metrics
 from gateway.protocol import Accepted, ApprovalRequest, Attached, OpenTurn, Snapshot
 from gateway.store import records
@@ -61,46 +62,29 @@ class Resume:
     ) -> None:
         """Answer a message with `accepted`, and follow its thread from just before the turn's first event.
 
+        To be called behind `announce`, which the engine calls before the turn starts.
+
         With the `cursor` that a client has of a turn it asks for again: from there, if that is later. A connection that
         follows the thread already stays where it is: nothing comes twice, and nothing is skipped.
         """
+        if _followed(connection, accepted) is not None:
+            return  # `announce` has answered it
         thread, turn = accepted.thread, accepted.turn
         log = await self._hold(thread.key)
-        follow = connection.following(thread.thread_id)
-        if follow is not None and follow.log is not log:
-            follow = None  # what it follows was deleted; this is a new thread of the same id
         start = turn.start if turn.start is not None else log.head
-        recovered = True
-        if follow is not None:
-            position = Position(log.epoch, follow.position)
-        else:
-            position = Position(log.epoch, start)
-            try:
-                if cursor is None or not accepted.duplicate:
-                    recovered = start >= log.head or await self._logs.vouches(log, position)
-                else:
-                    asked = Position.parse(cursor)
-                    recovered = asked is not None and await self._logs.vouches(log, asked)
-                    position = max(asked or position, position) if recovered else position
-                    self._metrics.resumed("exact" if recovered else "refused")
-            except BaseException:
-                self._logs.release(log)
-                raise
-        connection.reply(
-            Accepted(
-                timestamp=timestamp(),
-                id=turn.client_id,
-                thread_id=thread.thread_id,
-                turn_id=turn.turn_id,
-                message_id=turn.message_id,
-                cursor=position.cursor,
-                duplicate=accepted.duplicate,
-                queued=accepted.queued,
-            )
-        )
-        if follow is not None:
+        position, recovered = Position(log.epoch, start), True
+        try:
+            if cursor is None or not accepted.duplicate:
+                recovered = start >= log.head or await self._logs.vouches(log, position)
+            else:
+                asked = Position.parse(cursor)
+                recovered = asked is not None and await self._logs.vouches(log, asked)
+                position = max(asked or position, position) if recovered else position
+                self._metrics.resumed("exact" if recovered else "refused")
+        except BaseException:
             self._logs.release(log)
-            return
+            raise
+        connection.reply(_accepted(accepted, position))
         if not recovered:
             try:
                 position = await self._snapshot(connection, log)
@@ -109,6 +93,12 @@ class Resume:
                 raise
         waits = recovered and turn.start is None
         connection.follow(log, position.offset, from_turn=turn.turn_id if waits else None)
+
+    def announce(self, connection: Connection, accepted: records.Accepted) -> None:
+        """Answer a message of a thread that the connection follows already, before the turn's first event is logged."""
+        follow = _followed(connection, accepted)
+        if follow is not None:
+            connection.reply(_accepted(accepted, Position(follow.log.epoch, follow.position)))
 
     async def _hold(self, key: int) -> ThreadLog:
         try:
@@ -149,6 +139,26 @@ class Resume:
             )
         )
         return position
+
+
+def _followed(connection: Connection, accepted: records.Accepted) -> Follow | None:
+    """What the connection follows of the message's thread; not what is left of a deleted one of the same id."""
+    follow = connection.following(accepted.thread.thread_id)
+    return follow if follow is not None and follow.log.key == accepted.thread.key else None
+
+
+def _accepted(accepted: records.Accepted, position: Position) -> Accepted:
+    turn = accepted.turn
+    return Accepted(
+        timestamp=timestamp(),
+        id=turn.client_id,
+        thread_id=accepted.thread.thread_id,
+        turn_id=turn.turn_id,
+        message_id=turn.message_id,
+        cursor=position.cursor,
+        duplicate=accepted.duplicate,
+        queued=accepted.queued,
+    )
 
 
 def shown_message(message: records.Message, limit: int | None = None) -> dict[str, Any]:

@@ -7,15 +7,15 @@ submit → store.accept → runner.start     a new turn
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
-from typing import Any, TypeVar
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeAlias, TypeVar
 
 import msgspec
 import structlog
 
 from gateway.agents import Agents
 from gateway.clock import now
-from gateway.errors import Draining, NotFound, NotRetryable
+from gateway.errors import Busy, Draining, NotFound, NotRetryable, QueueFull
 from gateway.ids import new_id
 from gateway.notices import Notices
 from gateway.protocol import MessageBody
@@ -30,6 +30,7 @@ STEERED = 100
 """Messages handed to one turn that its retry repeats."""
 
 Result = TypeVar("Result")
+Announce: TypeAlias = Callable[[Accepted], None]
 
 _log = structlog.get_logger(__name__)
 
@@ -51,9 +52,17 @@ class TurnEngine:
         return self._runner.draining
 
     async def submit(
-        self, user_id: str, agent_name: str, message: MessageBody, *, retry_of: str | None = None
+        self,
+        user_id: str,
+        agent_name: str,
+        message: MessageBody,
+        *,
+        retry_of: str | None = None,
+        announce: Announce | None = None,
     ) -> Accepted:
         """Commit the message; start its turn, queue it, or hand it to the running turn. A repeated `id` starts nothing.
+
+        `announce` is called once the message is committed, and before anything of its turn is logged.
 
         Raises:
             GatewayError: nothing was stored.
@@ -61,7 +70,7 @@ class TurnEngine:
         agent = self._agents.get(agent_name)
         agent.ready()
         if self.draining:
-            raise Draining("this server is about to stop: send the message again to another one", retry_after=1.0)
+            raise Draining("this server is about to stop: send the message again after reconnecting", retry_after=1.0)
         at = now()
         new = NewTurn(
             user_id=user_id,
@@ -80,39 +89,46 @@ class TurnEngine:
             queue_limit=0 if message.when_busy == "reject" else self._settings.limits.queue,
             at=at,
         )
+        if message.when_busy == "reject":
+            try:
+                return await self._uninterrupted(self._accept(new, announce))
+            except QueueFull:
+                raise Busy("a turn runs in this thread, and this message was not to wait for it") from None
         if message.when_busy == "steer" and message.thread_id is not None and "steer" in agent.capabilities:
-            return await self._uninterrupted(self._steer(new))
-        return await self._uninterrupted(self._accept(new))
+            return await self._uninterrupted(self._steer(new, announce))
+        return await self._uninterrupted(self._accept(new, announce))
 
-    async def _accept(self, new: NewTurn) -> Accepted:
-        return await self._begin(await self._store.accept(new), new)
+    async def _accept(self, new: NewTurn, announce: Announce | None) -> Accepted:
+        return await self._begin(await self._store.accept(new), new, announce)
 
-    async def _begin(self, accepted: Accepted, new: NewTurn) -> Accepted:
+    async def _begin(self, accepted: Accepted, new: NewTurn, announce: Announce | None) -> Accepted:
+        if announce is not None:
+            announce(accepted)
         if not accepted.duplicate:
             _log_accepted(accepted, new)
             if accepted.turn.status == "running":
                 await self._runner.start(accepted.turn)
         return accepted
 
-    async def _steer(self, new: NewTurn) -> Accepted:
+    async def _steer(self, new: NewTurn, announce: Announce | None) -> Accepted:
         """Hand the message to the running turn if its provider waits for one, else accept it as any other."""
         thread = await self._store.thread(new.user_id, new.thread_id)
         running = None if thread is None else self._runner.in_thread(thread.key)
         if running is None or not await running.steering.wanted():
-            return await self._accept(new)
+            return await self._accept(new, announce)
         async with running.log.flushing:  # the turn cannot end meanwhile
             steer_into = None if running.finishing or running.stopped_by is not None else running.turn_id
             accepted = await self._store.accept(msgspec.structs.replace(new, steer_into=steer_into))
-            if not accepted.steered:
-                return await self._begin(accepted, new)
-            if accepted.duplicate:
-                return accepted
+            if accepted.duplicate or not accepted.steered:
+                return await self._begin(accepted, new, announce)
             if await running.steering.hand_over(Message("user", new.content)):
+                if announce is not None:
+                    announce(accepted)
                 running.log_user_message(accepted.turn)
                 _log_accepted(accepted, new)
                 return accepted
             await self._store.unsteer(new.message_id)
-        return await self._accept(new)
+        return await self._accept(new, announce)
 
     async def retry(self, user_id: str, turn_id: str) -> Accepted:
         """Start a new turn with the message of one that did not complete, and with what it was told while it ran.
