@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import AsyncIterator, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -94,8 +95,16 @@ async def _open(name: str, configured: AgentSettings, settings: Settings, stack:
             entered = await stack.enter_async_context(provider)
             provider = entered if hasattr(entered, "stream") else provider  # an `__aenter__` may return nothing
     except (providers.UnknownProvider, ImportError, TypeError, ValueError, OSError, providers.ProviderError) as error:
-        provider, reason = None, str(error)
+        provider, reason = None, _readable(error)
     except Exception as error:  # a plug-in's own bug must not stop the other agents
         provider, reason = None, f"its provider failed to start ({type(error).__name__})"
         _log.error("provider_failed_to_start", agent=name, exc_info=error)
     return Agent(name, configured.provider, provider, reason, configured.options, settings.deadlines(name))
+
+
+def _readable(error: Exception) -> str:
+    """Why a provider cannot be made, for the operator."""
+    unknown = re.search(r"unexpected keyword argument '([^']*)'", str(error))
+    if isinstance(error, TypeError) and unknown is not None:
+        return f"it has no option {unknown[1]!r}"
+    return str(error)

@@ -10,12 +10,13 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TextIO
 
 import structlog
 
-from gateway.auth import OwnerTokenError, owner_token, token_url
+from gateway.auth import OwnerToken, OwnerTokenError, owner_token, token_url
 from gateway.configuration import load_dotenv_for_libraries, load_settings
 from gateway.logs import configure_logs, describe_exception
 from gateway.settings import Settings, SettingsError
@@ -105,26 +106,28 @@ def _serve(options: argparse.Namespace) -> int:
 
     from gateway.server import GatewayServer, listen
 
-    listeners = listen(settings.host, settings.port)  # before the token is shown: the link needs the real port
-    if not settings.auth.tokens:
-        _announce(settings, listeners[0].getsockname()[1])
+    listeners = listen(settings.host, settings.port)
+    owner = None if settings.auth.tokens else owner_token(settings)
 
     # Late, because the providers' libraries take a second to import: wrong settings are answered at once.
     from gateway.app import create_app
 
     app = create_app(settings)
-    server = GatewayServer(app, settings, app.state.drain, listeners=listeners)
+    port = listeners[0].getsockname()[1]
+    on_listening = partial(_announce, settings, owner, port)
+    server = GatewayServer(app, settings, app.state.drain, listeners=listeners, on_listening=on_listening)
     server.run()
     return server.exit_code
 
 
-def _announce(settings: Settings, port: int) -> None:
+def _announce(settings: Settings, owner: OwnerToken | None, port: int) -> None:
     """Show the owner's link when the token has just been made, else where it is. To standard error, in no log line."""
-    owner = owner_token(settings)
+    if owner is None:
+        return
     if owner.created:
         _say(f"open {token_url(settings.base_url(port), owner.token)}", sys.stderr)
     else:
-        _say(f"the owner token is in {owner.path}", sys.stderr)
+        _say(f"the owner token is in {owner.path}; `agentline token` shows its link", sys.stderr)
 
 
 def _token(options: argparse.Namespace) -> int:

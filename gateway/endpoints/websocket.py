@@ -159,6 +159,10 @@ def _text(message: Message) -> str:
 
 async def _serve(connection: Connection, receive: Receive, send: Send, services: Services, watch: Watch | None) -> None:
     services.hub.add(connection)
+    opened = asyncio.get_running_loop().time()
+    _log.info(
+        "socket_opened", connection_id=connection.connection_id, user_id=connection.user_id, agent=connection.agent
+    )
     try:
         async with asyncio.TaskGroup() as group:
             sending = group.create_task(_send_all(connection, send, services))
@@ -171,6 +175,8 @@ async def _serve(connection: Connection, receive: Receive, send: Send, services:
     finally:
         services.hub.remove(connection)
         connection.close()
+        seconds = round(asyncio.get_running_loop().time() - opened, 1)
+        _log.info("socket_closed", connection_id=connection.connection_id, seconds=seconds)
 
 
 def _end_in(group: BaseExceptionGroup[Any]) -> BaseException | None:

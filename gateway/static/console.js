@@ -4,7 +4,7 @@ import { Composer } from "./console/composer.js";
 import { Conversation } from "./console/conversation.js";
 import { byId } from "./console/dom.js";
 import { Model } from "./console/model.js";
-import { currentToken, showSignIn } from "./console/session.js";
+import { currentToken, pairedToken, showSignIn } from "./console/session.js";
 import { Sidebar } from "./console/sidebar.js";
 import { Status } from "./console/status.js";
 import { clearAll } from "./console/storage.js";
@@ -163,7 +163,15 @@ function registerServiceWorker() {
   });
 }
 
-const token = currentToken();
-if (token) void run(token);
-else showSignIn("", run);
+async function start() {
+  try {
+    const token = (await pairedToken()) ?? currentToken();
+    if (token) void run(token);
+    else showSignIn("", run);
+  } catch (error) {
+    showSignIn(/** @type {Error} */ (error).message, run);
+  }
+}
+
+void start();
 registerServiceWorker();

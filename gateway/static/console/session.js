@@ -17,6 +17,28 @@ export function currentToken() {
   return load("token");
 }
 
+/**
+ * The token that the one-time code of a pairing link (`#pair=…`) is exchanged for, or null if the address holds none.
+ * @returns {Promise<string | null>}
+ * @throws {Error} The code is not good any more; its message is for a person.
+ */
+export async function pairedToken() {
+  const match = /^#(?:.*&)?pair=([^&]+)/.exec(location.hash);
+  if (!match) return null;
+  history.replaceState(null, "", location.pathname);
+  const body = JSON.stringify({ code: decoded(match[1]), device_name: deviceName() });
+  const answer = await fetch("/api/pair", { method: "POST", headers: { "Content-Type": "application/json" }, body });
+  if (!answer.ok) throw new Error("This pairing code is used up or too old. Ask for a new one.");
+  const { token } = await answer.json();
+  keepToken(token);
+  return token;
+}
+
+function deviceName() {
+  const system = /Android|iPhone|iPad|Mac|Windows|Linux/.exec(navigator.userAgent)?.[0];
+  return system ? `Browser on ${system}` : "Browser";
+}
+
 /** @param {string} token */
 export function keepToken(token) {
   if (load("token") !== token) clearAll();
@@ -36,6 +58,18 @@ export function showSignIn(reason, signedIn) {
   field.setAttribute("aria-invalid", String(Boolean(reason)));
   byId("app").hidden = true;
   form.hidden = false;
+  const leaving = new AbortController();
+  const enter = (/** @type {string} */ token) => {
+    leaving.abort();
+    form.hidden = true;
+    signedIn(token);
+  };
+  // A link pasted into the address bar of this very page.
+  const opened = () => {
+    const token = currentToken();
+    if (token) enter(token);
+  };
+  addEventListener("hashchange", opened, { signal: leaving.signal });
   form.onsubmit = (/** @type {Event} */ event) => {
     event.preventDefault();
     // A whole link does as well as the token in it.
@@ -46,9 +80,8 @@ export function showSignIn(reason, signedIn) {
       return;
     }
     field.value = "";
-    form.hidden = true;
     keepToken(token);
-    signedIn(token);
+    enter(token);
   };
   field.focus();
 }
