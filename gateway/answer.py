@@ -5,7 +5,7 @@ providers.Event → Answer.apply → ThreadLog.append (which wakes the followers
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -13,7 +13,7 @@ import msgspec
 from gateway import protocol
 from gateway.clock import timestamp
 from gateway.eventlog.log import ThreadLog
-from gateway.text import json_object, json_size, normalise
+from gateway.text import json_object, json_size, json_value, normalise
 from gateway.view import TurnView
 from providers import (
     Completed,
@@ -193,7 +193,13 @@ class Answer:
         self.usage = {name: n for name, n in counts.items() if n or name in ("input_tokens", "output_tokens")}
 
     def _session(self, event: SessionUpdated) -> None:
-        session = _json(event.session, "session")
+        given = event.session
+        try:
+            session = json_object(given) if isinstance(given, Mapping) else json_value(given)
+        except ValueError:
+            session = None
+        if session is None:
+            raise _fault("the session it gave is not made of JSON values")
         if json_size(session) > SESSION_BYTES:
             raise _fault("its session takes more than 64 KiB")
         self._log.session = session

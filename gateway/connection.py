@@ -24,8 +24,10 @@ REPLIES = 64
 """Answers that may wait to be sent. Behind them the client's next frame is not read."""
 NOTICES = 256
 """Threads about which a notice may wait; the oldest notice gives way, list screens reload from the history."""
-FOLLOWS = 64
-"""Threads that one connection may follow."""
+REPLY_CHARS = 1024 * 1024
+"""Answers of so many characters (snapshots are long) may wait, and one more."""
+FOLLOWS = 1024
+"""Threads that one connection may follow. Behind them, the one that was used longest ago and is at rest gives way."""
 
 
 class Connection:
@@ -109,9 +111,23 @@ class Connection:
         follow.wake()
 
     def expect_room(self, thread_id: str | None) -> None:
-        """Raise `LimitExceeded` if this connection cannot follow the thread (None: a new one) as well."""
-        if len(self._follows) >= FOLLOWS and thread_id not in self._follows:
-            raise LimitExceeded(f"one connection follows at most {FOLLOWS} threads: detach from one first")
+        """See that this connection can follow the thread (None: a new one) as well.
+
+        A thread in which nothing runs and of which all was shown gives way, with `detached`.
+
+        Raises:
+            LimitExceeded: there is none.
+        """
+        if thread_id in self._follows:
+            self._follows[thread_id] = self._follows.pop(thread_id)  # the last used stands last
+            return
+        if len(self._follows) < FOLLOWS:
+            return
+        for followed, follow in list(self._follows.items())[:-1]:
+            if follow.at_rest:
+                self.unfollow(followed)
+                return
+        raise LimitExceeded(f"one connection follows at most {FOLLOWS} threads: detach from one first")
 
     def following(self, thread_id: str) -> Follow | None:
         """What this client follows of the thread, if it does."""
@@ -174,7 +190,7 @@ class Connection:
 
     async def room(self) -> None:
         """Return when another reply may be added. The sender's deadline ends the wait if the client does not read."""
-        while len(self._replies) >= REPLIES:
+        while len(self._replies) >= REPLIES or sum(map(len, self._replies)) > REPLY_CHARS:
             self._room = asyncio.get_running_loop().create_future()
             try:
                 await self._room

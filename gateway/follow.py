@@ -78,6 +78,11 @@ class Follow:
         """Whether the next event must be read from the store: see `load`."""
         return not self._page and self.position < self.log.base
 
+    @property
+    def at_rest(self) -> bool:
+        """Whether nothing runs in the thread, and the client was shown all of it."""
+        return self.log.running is None and self._waits_for is None and self.position >= self.log.head
+
     async def load(self, logs: LocalEventLog) -> bool:
         """Read a page of events from the store. False if it no longer has them: the client must attach anew.
 

@@ -10,6 +10,7 @@ from typing import cast
 from gateway.agents import Agents
 from gateway.clock import now
 from gateway.errors import NotFound, UpstreamFailed
+from gateway.eventlog.position import new_epoch
 from gateway.ids import new_id
 from gateway.notices import Notices
 from gateway.store.base import Store
@@ -70,7 +71,7 @@ class Sessions:
                 title=title_of(normalise(title)),
                 session=session.session,
                 exchanges=exchanges,
-                epoch=at,
+                epoch=new_epoch(),
                 at=at,
             )
         )

@@ -40,8 +40,17 @@ def json_object(value: Any) -> dict[str, Any]:
         ValueError: it is no mapping, or something in it is no JSON value or a number beyond 64 bits.
     """
     try:
-        plain = normalise_json(msgspec.to_builtins(dict(value), str_keys=True))
-        made: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(plain))
+        made: dict[str, Any] = json_value(dict(value))
+    except (TypeError, ValueError):
+        raise ValueError("not made of JSON values") from None
+    return made
+
+
+def json_value(value: Any) -> Any:
+    """Any JSON value, as `json_object` makes an object. Raises `ValueError`."""
+    try:
+        plain = normalise_json(msgspec.to_builtins(value, str_keys=True))
+        made = msgspec.json.decode(msgspec.json.encode(plain))
         msgspec.msgpack.encode(made)
     except (TypeError, ValueError, OverflowError, RecursionError, msgspec.MsgspecError):
         raise ValueError("not made of JSON values") from None

@@ -16,6 +16,7 @@ import structlog
 from gateway.agents import Agents
 from gateway.clock import now
 from gateway.errors import Busy, Draining, NotFound, NotRetryable, QueueFull
+from gateway.eventlog.position import new_epoch
 from gateway.ids import new_id
 from gateway.notices import Notices
 from gateway.protocol import MessageBody
@@ -84,7 +85,7 @@ class TurnEngine:
             content=message.content,
             attachments=tuple(message.attachments),
             retry_of=retry_of,
-            epoch=at,
+            epoch=new_epoch(),
             title=title_of(message.content),
             queue_limit=0 if message.when_busy == "reject" else self._settings.limits.queue,
             at=at,

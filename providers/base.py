@@ -104,8 +104,8 @@ class Turn:
     user_id: str = ""
     messages: Sequence[Message]
     """The conversation, oldest first. The last one is the user's message that began this turn."""
-    session: Mapping[str, Any] | None = None
-    """What this provider last yielded as `SessionUpdated` for the thread."""
+    session: Any = None
+    """What this provider last yielded as `SessionUpdated` for the thread; None if it did not."""
     options: Mapping[str, Any] = field(default_factory=dict)
     """The agent's options as the operator wrote them."""
     connect_seconds: float = 10.0

@@ -75,8 +75,8 @@ class ToolResult(msgspec.Struct, frozen=True, gc=False):
 class SessionUpdated(msgspec.Struct, frozen=True):
     """Keep this for the thread: the next turn gets it as `Turn.session`. The last one counts."""
 
-    session: Mapping[str, Any]
-    """Made of JSON values; at most 64 KiB encoded."""
+    session: Any
+    """A JSON value, a map as a rule; not None, and at most 64 KiB encoded."""
 
 
 class Usage(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):

@@ -73,7 +73,7 @@ class ThreadLog:
         self.turns_started = 0
         """Counts up when a turn starts or ends here, so that a reader of several things can tell whether they
         belong together."""
-        self.session: dict[str, Any] | None = None
+        self.session: Any = None
         """The provider's session, if it has changed since the last checkpoint."""
         self.approvals: dict[str, Approval] = {}
         """Approvals that have changed since the last checkpoint."""

@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import re
+import time
 from typing import NamedTuple
 
 _CURSOR = re.compile(r"([0-9]{1,18}):([0-9]{1,18})", re.ASCII)
+
+
+def new_epoch() -> int:
+    """Microseconds since 1970: what begins anew gets an epoch that nothing else has."""
+    return time.time_ns() // 1000
 
 
 class Position(NamedTuple):

@@ -21,7 +21,7 @@ from gateway.clock import now
 from gateway.deadlines import CLOSING_SECONDS
 from gateway.errors import StoreUnavailable
 from gateway.eventlog.local import LocalEventLog, decode_events
-from gateway.eventlog.position import Position
+from gateway.eventlog.position import Position, new_epoch
 from gateway.metrics import Metrics
 from gateway.notices import Notices
 from gateway.protocol import Event
@@ -252,7 +252,7 @@ class LocalRunner:
             while segments := await self._store.segments(thread.key, after, RECOVERY_SEGMENTS):
                 running.answer.restore([e for s in segments for e in decode_events(s) if e.turn_id == turn.turn_id])
                 after = segments[-1].last
-            log.epoch = epoch = max(thread.epoch + 1, now())
+            log.epoch = epoch = max(thread.epoch + 1, new_epoch())
             self._approvals.cancel_recovered(running)
             following = await self._finish(running, "interrupted", INTERRUPTED, epoch)
         if following is not None:

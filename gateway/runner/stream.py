@@ -144,7 +144,7 @@ class ProviderStreams:
             turn_id=turn.turn_id,
             user_id=log.user_id,
             messages=[*history, Message("user", turn.content)],
-            session=log.session or (thread.session if thread is not None else None),
+            session=log.session if log.session is not None else thread.session if thread is not None else None,
             options=running.agent.options,
             connect_seconds=running.agent.limits.connect_seconds,
             approve=approve,

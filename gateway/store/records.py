@@ -26,7 +26,7 @@ class Thread(msgspec.Struct, frozen=True, kw_only=True):
     epoch: int
     head: int
     """Offset of the last durable event; 0 is the place before the first."""
-    session: Mapping[str, Any] | None
+    session: Any
     created_at: int
     updated_at: int
 
@@ -150,7 +150,7 @@ class Checkpoint(msgspec.Struct, frozen=True, kw_only=True):
 
     thread_key: int
     segment: Segment | None
-    session: Mapping[str, Any] | None = None
+    session: Any = None
     """None leaves the stored one as it is."""
     approvals: Sequence[Approval] = ()
     """New or changed ones, each as it stands now."""

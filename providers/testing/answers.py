@@ -21,7 +21,7 @@ from providers.events import (
 )
 from providers.testing.play import Examination
 from providers.testing.report import Broken, described
-from providers.testing.rules import json_map, rule
+from providers.testing.rules import json_map, json_value, rule
 
 __all__: list[str] = []
 
@@ -100,7 +100,9 @@ async def _tools(it: Examination) -> None:
 async def _session(it: Examination) -> None:
     for event in (await it.answer()).events:
         if isinstance(event, SessionUpdated):
-            size = len(json_map("the session", event.session))
+            if event.session is None:
+                raise Broken("the session is None, which the next turn could not tell from none at all")
+            size = len(json_value("the session", event.session))
             if size > SESSION_BYTES:
                 raise Broken(f"it has {size} bytes")
 

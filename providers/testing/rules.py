@@ -11,7 +11,7 @@ import msgspec
 from providers.testing.play import Examination
 from providers.testing.report import Broken
 
-__all__ = ["RULES_BY_SENTENCE", "Rule", "json_map", "rule"]
+__all__ = ["RULES_BY_SENTENCE", "Rule", "json_map", "json_value", "rule"]
 
 Look: TypeAlias = Callable[[Examination], Awaitable[None]]
 """Raises `Broken` when the provider breaks the rule, `Unanswered` when there is no answer to look at."""
@@ -46,10 +46,15 @@ def json_map(what: str, value: Any) -> bytes:
     Raises:
         Broken: it is not a map of JSON values.
     """
-    try:
-        encoded = msgspec.json.encode(value)
-    except (TypeError, ValueError, RecursionError):
-        raise Broken(f"{what} cannot be encoded as JSON") from None
+    encoded = json_value(what, value)
     if not isinstance(msgspec.json.decode(encoded), dict):
         raise Broken(f"{what} is not a map")
     return encoded
+
+
+def json_value(what: str, value: Any) -> bytes:
+    """The value as JSON. Raises `Broken`: it cannot be encoded."""
+    try:
+        return msgspec.json.encode(value)
+    except (TypeError, ValueError, RecursionError):
+        raise Broken(f"{what} cannot be encoded as JSON") from None

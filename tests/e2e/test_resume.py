@@ -29,7 +29,7 @@ Position.parse = lambda cursor: Position(parse(cursor).epoch, max(parse(cursor).
 """
 FROM_THE_HEAD = """
 follow = Connection.follow
-Connection.follow = lambda self, log, offset: follow(self, log, log.head)
+Connection.follow = lambda self, log, offset, **more: follow(self, log, log.head, **more)
 """
 
 

@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 
-from gateway.connection import FOLLOWS, NOTICES, REPLIES, Connection
+from gateway.connection import NOTICES, REPLIES, REPLY_CHARS, Connection
 from gateway.errors import LimitExceeded
 from gateway.eventlog.local import LocalEventLog
 from gateway.eventlog.log import ThreadLog
-from gateway.protocol import Pong
+from gateway.protocol import Goodbye, Pong
 from gateway.store.sql import SqlStore
 from tests.gateway.events import TIME, accept, say
 
@@ -120,9 +120,31 @@ async def test_behind_detached_comes_no_frame_of_the_thread(
     assert log.holders == 0
 
 
-async def test_only_so_many_threads_are_followed(connection: Connection, store: SqlStore, logs: LocalEventLog) -> None:
-    for number in range(FOLLOWS):
-        connection.follow(await new_log(store, logs, str(number)), 0)
+async def test_a_thread_at_rest_gives_way_to_a_further_one_and_the_client_is_told(
+    connection: Connection, store: SqlStore, logs: LocalEventLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.connection.FOLLOWS", 4)
+    opened = [await new_log(store, logs, str(number)) for number in range(4)]
+    for log in opened:
+        connection.follow(log, 0)
+    say(opened[1], "not shown yet")
+    connection.expect_room("t0")  # used again, so that it is no longer the one that was used longest ago
+    connection.expect_room(None)
+    shown = frames(connection)
+    assert [(f["type"], f["thread_id"]) for f in shown] == [("detached", "t2"), ("message", "t1")]
+    assert opened[2].holders == 0
+    assert all(connection.following(f"t{number}") for number in (0, 1, 3))
+    connection.close()
+
+
+async def test_only_so_many_threads_with_something_to_show_are_followed(
+    connection: Connection, store: SqlStore, logs: LocalEventLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.connection.FOLLOWS", 8)
+    for number in range(8):
+        log = await new_log(store, logs, str(number))
+        connection.follow(log, 0)
+        say(log, "not shown yet")
     for refused in ("one-too-many", None):
         with pytest.raises(LimitExceeded):
             connection.expect_room(refused)
@@ -167,6 +189,19 @@ async def test_answers_are_bounded_by_those_that_wait(connection: Connection) ->
     for number in range(REPLIES):
         await connection.room()
         connection.reply(pong(number))
+    waiting = asyncio.create_task(connection.room())
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    connection.next_frame()
+    async with asyncio.timeout(1):
+        await waiting
+
+
+async def test_long_answers_are_bounded_by_their_length(connection: Connection) -> None:
+    long = Goodbye(timestamp="", reason="x" * (REPLY_CHARS // 2), reconnect_after_ms=1)
+    for _ in range(2):
+        await connection.room()
+        connection.reply(long)
     waiting = asyncio.create_task(connection.room())
     await asyncio.sleep(0)
     assert not waiting.done()

@@ -98,6 +98,18 @@ async def test_typing_surrounds_the_answer(store: SqlStore, tmp_path: Path) -> N
         ]
 
 
+@pytest.mark.parametrize("session", ["a-thread-of-the-backend", 7, ["a", "b"], ""])
+async def test_a_session_may_be_any_json_value(store: SqlStore, tmp_path: Path, session: Any) -> None:
+    async def stream(turn: Turn) -> AsyncGenerator[Event]:
+        yield SessionUpdated(session)
+        yield Completed()
+
+    async with engine(store, tmp_path, a=stream) as parts:
+        for _ in range(2):
+            await parts.run("Hi", thread_id="t")
+        assert [turn.session for turn in parts.agents["a"].turns] == [None, session]
+
+
 async def test_the_provider_gets_the_conversation_and_its_session(store: SqlStore, tmp_path: Path) -> None:
     async def stream(turn: Turn) -> AsyncGenerator[Event]:
         count = (turn.session or {}).get("count", 0) + 1
