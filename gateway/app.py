@@ -13,7 +13,18 @@ from starlette.responses import Response
 from starlette.routing import Route, WebSocketRoute
 from starlette.types import Receive, Scope, Send
 
-from gateway.endpoints import devices, health, rest
+from gateway.endpoints import (
+    agents,
+    approvals,
+    attachments,
+    contracts,
+    devices,
+    export,
+    health,
+    search,
+    threads,
+    turns,
+)
 from gateway.endpoints.answers import failure, refused
 from gateway.endpoints.websocket import AgentSocket
 from gateway.errors import GatewayError
@@ -51,27 +62,33 @@ def create_app(settings: Settings) -> Starlette:
         routes=[
             WebSocketRoute("/api/{agent}/ws", AgentSocket()),
             Route("/api/health", health.health),
-            Route("/health", health.health),
+            Route("/health", health.health, include_in_schema=False),  # as /api/health
             Route("/api/health/live", health.live),
             Route("/api/health/ready", health.ready),
-            Route("/api/agents", rest.agents),
-            Route("/api/agents/{agent}/sessions", rest.sessions),
-            Route("/api/agents/{agent}/sessions/{session_id}", rest.adopt_session, methods=["POST"]),
-            Route("/api/threads", rest.threads),
-            Route("/api/threads/{thread_id}", rest.thread),
-            Route("/api/threads/{thread_id}", rest.rename_thread, methods=["PATCH"]),
-            Route("/api/threads/{thread_id}", rest.delete_thread, methods=["DELETE"]),
-            Route("/api/threads/{thread_id}/messages", rest.messages),
-            Route("/api/turns/{turn_id}", rest.turn),
-            Route("/api/turns/{turn_id}/cancel", rest.cancel_turn, methods=["POST"]),
-            Route("/api/turns/{turn_id}/retry", rest.retry_turn, methods=["POST"]),
+            Route("/openapi.json", contracts.openapi_json),
+            Route("/asyncapi.json", contracts.asyncapi_json),
+            Route("/api/agents", agents.agents),
+            Route("/api/agents/{agent}/sessions", agents.sessions),
+            Route("/api/agents/{agent}/sessions/{session_id}", agents.adopt_session, methods=["POST"]),
+            Route("/api/threads", threads.threads),
+            Route("/api/threads/{thread_id}", threads.thread),
+            Route("/api/threads/{thread_id}", threads.rename_thread, methods=["PATCH"]),
+            Route("/api/threads/{thread_id}", threads.delete_thread, methods=["DELETE"]),
+            Route("/api/threads/{thread_id}/messages", threads.messages),
+            Route("/api/threads/{thread_id}/export", export.export_thread),
+            Route("/api/search", search.search),
+            Route("/api/attachments", attachments.upload, methods=["POST"]),
+            Route("/api/attachments/{attachment_id}", attachments.download),
+            Route("/api/turns/{turn_id}", turns.turn),
+            Route("/api/turns/{turn_id}/cancel", turns.cancel_turn, methods=["POST"]),
+            Route("/api/turns/{turn_id}/retry", turns.retry_turn, methods=["POST"]),
             Route("/api/devices", devices.devices),
             Route("/api/devices/{device_id}", devices.device),
             Route("/api/devices/{device_id}", devices.put_device, methods=["PUT"]),
             Route("/api/devices/{device_id}", devices.delete_device, methods=["DELETE"]),
             Route("/api/devices/{device_id}/test", devices.try_device, methods=["POST"]),
-            Route("/api/approvals/{approval_id}", rest.decide_approval, methods=["POST"]),
-            Route("/api/{agent}/messages", rest.send_message, methods=["POST"]),
+            Route("/api/approvals/{approval_id}", approvals.decide_approval, methods=["POST"]),
+            Route("/api/{agent}/messages", turns.send_message, methods=["POST"]),
         ],
         exception_handlers={GatewayError: refused, HTTPException: _http_error, Exception: _internal_error},
         lifespan=lifespan,
