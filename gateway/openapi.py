@@ -118,10 +118,11 @@ def _path_parameters(path: str) -> dict[str, Any]:
 
 def _operation(method: str, endpoint: Any, declared: Operation, components: Mapping[str, Any]) -> dict[str, Any]:
     summary, _, further = (endpoint.__doc__ or "").strip().partition("\n")
+    said = summary.partition("`: ")[2] or summary
     shown: dict[str, Any] = {
         "operationId": endpoint.__name__,
         "tags": [declared.tag],
-        "summary": summary.partition("`: ")[2] or summary,
+        "summary": said[:1].upper() + said[1:],
     }
     if further.strip():
         shown["description"] = " ".join(further.split())

@@ -77,7 +77,8 @@ async def test_a_message_by_http_is_a_turn_in_the_background(gateway: GatewayPro
         "end_turn",
         None,
     )
-    assert turn["user_message"] == {"message_id": accepted["message_id"], "id": "http-1", "content": "/echo Hello"}
+    said = {"message_id": accepted["message_id"], "id": "http-1", "content": "/echo Hello", "attachments": []}
+    assert turn["user_message"] == said
     again = (await gateway.post("/api/demo/messages", body)).json()
     assert (again["turn_id"], again["duplicate"]) == (accepted["turn_id"], True)
 
