@@ -285,6 +285,26 @@ async def test_an_upload_that_is_broken_off_leaves_nothing(gateway: GatewayProce
     assert not gateway.events("request_failed")
 
 
+async def test_a_client_that_only_sends_comes_to_read_why_it_was_refused(gateway: GatewayProcess) -> None:
+    host, port = gateway.url.removeprefix("http://").split(":")
+    for number in range(10):
+        reader, writer = await asyncio.open_connection(host, int(port))
+        size = LIMIT if number % 2 else 2 * LIMIT
+        head = (
+            f"POST /api/attachments HTTP/1.1\r\nHost: {host}\r\nAuthorization: Bearer token-of-alice\r\n"
+            f"Content-Length: {size}\r\n\r\n"
+        )
+        writer.write(head.encode())
+        kind = b"no image" if number % 2 else PNG
+        for start in range(0, size, 50_000):
+            writer.write((kind if start == 0 else b"").ljust(50_000, b"x"))
+            await writer.drain()
+        async with asyncio.timeout(10):
+            answer = await reader.readuntil(b"\r\n")
+        assert answer.split()[1] == (b"415" if number % 2 else b"413")
+        writer.close()
+
+
 async def test_a_user_has_so_much_room(gateway: GatewayProcess) -> None:
     before = kept(gateway)
     taken = 0

@@ -125,11 +125,26 @@ async def test_a_file_that_is_lost_is_not_found_and_fails_a_turn_in_words(
         await given.read()
 
 
-async def test_an_upload_beside_the_removal_of_its_twin_keeps_its_bytes(attachments: Attachments) -> None:
+async def test_an_upload_beside_the_removal_of_its_twin_keeps_its_bytes(
+    attachments: Attachments, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
     first = await attachments.take("alice", None, pieces(PNG))
-    for _ in range(20):
-        uploaded, _ = await asyncio.gather(
-            attachments.take("alice", None, pieces(PNG)), attachments.let_go({first.sha256})
-        )
-        opened = await attachments.open(uploaded)
-        assert b"".join([piece async for piece in opened]) == PNG
+    await store.forget_unused_attachments(now() + 1)
+    known_hashes, asked = store.known_hashes, asyncio.Event()
+    twin: asyncio.Task[Attachment]
+
+    async def slowly(hashes: list[str]) -> set[str]:
+        known = await known_hashes(hashes)
+        asked.set()
+        await asyncio.wait({twin}, timeout=0.3)  # as long as the removal lasts, the upload cannot be done
+        return known
+
+    async def after_the_question() -> Attachment:
+        await asked.wait()
+        return await attachments.take("alice", None, pieces(PNG))
+
+    monkeypatch.setattr(store, "known_hashes", slowly)
+    twin = asyncio.create_task(after_the_question())
+    await attachments.let_go({first.sha256})
+    opened = await attachments.open(await twin)
+    assert b"".join([piece async for piece in opened]) == PNG
