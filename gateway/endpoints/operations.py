@@ -76,11 +76,10 @@ class Text:
     def schema(self) -> dict[str, Any]:
         schema: dict[str, Any] = {"type": "string"}
         if self.choices:
-            schema |= {"enum": list(self.choices), "default": self.choices[0]}
+            return schema | {"enum": list(self.choices), "default": self.choices[0]}
+        schema["minLength"] = 1
         if self.most is not None:
             schema["maxLength"] = self.most
-        if self.required:
-            schema["minLength"] = 1
         return schema
 
 
