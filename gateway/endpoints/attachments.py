@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncGenerator
 from urllib.parse import quote
 
 from starlette.requests import Request
@@ -14,7 +13,7 @@ from gateway.endpoints.bearer import identity_of
 from gateway.endpoints.bodies import pieces
 from gateway.endpoints.multipart import file_of, name_in
 from gateway.endpoints.operations import Binary, operation
-from gateway.errors import BadFrame, LimitExceeded, NotFound, SlowBody, TooLarge, UnsupportedType
+from gateway.errors import LimitExceeded, NotFound, SlowBody, TooLarge, UnsupportedType
 from gateway.filetypes import TAKEN
 from gateway.protocol import ShownAttachment
 from gateway.services import Services
@@ -51,9 +50,6 @@ async def upload(request: Request) -> Response:
             name, content = name_in(request.headers.get("content-disposition", "")), body
         async with contextlib.aclosing(content):
             kept = await services.attachments.take(identity.user_id, name, content)
-    except (BadFrame, TooLarge, UnsupportedType, LimitExceeded):
-        await _read_on(body, services.attachments.attachment_bytes)
-        raise
     finally:
         await body.aclose()
     return answer(_shown(kept), 201)
@@ -84,18 +80,6 @@ def _expect_room(request: Request, most: int) -> None:
     length = request.headers.get("content-length", "")
     if length.isascii() and length.isdigit() and int(length[:20]) > most + MULTIPART_BYTES:
         raise TooLarge(f"an attachment has at most {most} bytes")
-
-
-async def _read_on(body: AsyncGenerator[bytes], most: int) -> None:
-    """Read what the client is still sending, up to `most` bytes, so that it comes to read why it was refused.
-
-    The server closes a connection whose request was not read; TCP then throws the answer away with the rest.
-    """
-    with contextlib.suppress(BadFrame, SlowBody):
-        async for piece in body:
-            most -= len(piece)
-            if most < 0:
-                return
 
 
 def _shown(attachment: Attachment) -> ShownAttachment:

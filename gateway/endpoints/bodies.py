@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from typing import TypeVar
 
 from pydantic import BaseModel
@@ -28,10 +29,11 @@ async def body_of(request: Request, model: type[Body]) -> Body:
         SlowBody: it stopped coming.
     """
     body = bytearray()
-    async for chunk in pieces(request):
-        body += chunk
-        if len(body) > BODY_BYTES:
-            raise TooLarge(f"a body has at most {BODY_BYTES} bytes")
+    async with aclosing(pieces(request)) as chunks:
+        async for chunk in chunks:
+            body += chunk
+            if len(body) > BODY_BYTES:
+                raise TooLarge(f"a body has at most {BODY_BYTES} bytes")
     return protocol.validate(model, protocol.parse_object(bytes(body), "the body"))
 
 
@@ -42,15 +44,15 @@ async def pieces(request: Request) -> AsyncGenerator[bytes]:
         BadFrame: the client went away; nobody reads that answer.
         SlowBody: it stopped coming.
     """
-    stream = request.stream()
-    while True:
-        try:
-            async with asyncio.timeout(PIECE_SECONDS):
-                piece = await anext(stream)
-        except StopAsyncIteration:
-            return
-        except TimeoutError:
-            raise SlowBody(f"no further piece of the body came within {PIECE_SECONDS:g} seconds") from None
-        except ClientDisconnect:
-            raise BadFrame("the body ended early") from None
-        yield piece
+    async with aclosing(request.stream()) as stream:
+        while True:
+            try:
+                async with asyncio.timeout(PIECE_SECONDS):
+                    piece = await anext(stream)
+            except StopAsyncIteration:
+                return
+            except TimeoutError:
+                raise SlowBody(f"no further piece of the body came within {PIECE_SECONDS:g} seconds") from None
+            except ClientDisconnect:
+                raise BadFrame("the body ended early") from None
+            yield piece
