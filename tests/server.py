@@ -47,7 +47,8 @@ class GatewayProcess:
             "AGENTS": {"codex": None, "claude": None, "demo": {"pace": 0}},
             **(environment or {}),
         }
-        self.command = (str(python), *command)
+        self.command = tuple(command)
+        self._python = str(python)
         self.url = ""
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -101,7 +102,7 @@ class GatewayProcess:
         }
         with self.log_path.open("ab") as log:
             self._process = subprocess.Popen(
-                self.command,
+                [self._python, *self.command],
                 cwd=self.state_dir,
                 env=variables,
                 stdin=subprocess.DEVNULL,

@@ -38,6 +38,7 @@ async def fuzz(gateway: GatewayProcess, directory: Path, examples: int, within: 
         f"{gateway.url}/openapi.json",
         *("-H", "Authorization: Bearer token-of-alice", "--checks", CHECKS, "--mode", "all"),
         *("--max-examples", str(examples), "--seed", str(seed), "--phases", "coverage,fuzzing"),
+        *("--exclude-path-regex", "/events$"),  # such an answer has no end
         *("--request-timeout", "10", "--workers", "1", "--generation-database", "none", "--no-color"),
         cwd=directory,
         stdout=asyncio.subprocess.PIPE,
