@@ -96,14 +96,12 @@ async def _content(reader: _Reader, body: AsyncGenerator[bytes]) -> AsyncGenerat
     while True:
         while reader.content:
             yield reader.content.popleft()
-        if reader.ended:
-            break
+        if reader.ended:  # what follows it is nothing to wait for
+            return
         piece = await anext(body, None)
         if piece is None:
             raise BadFrame("the form ended early", field=FIELD)
         reader.feed(piece)
-    async for _ in body:  # the end of the form
-        pass
 
 
 def name_in(disposition: str) -> str | None:
