@@ -3,25 +3,41 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest
+OPENCODE := $(VENV)/opencode/node_modules/.bin/opencode
 
-.PHONY: run test test-soak lint types format bench wheel-check clean
+.PHONY: run test test-agents test-web test-streamlit test-soak lint types format bench wheel-check clean
 
 run: $(VENV)/.runtime
 	@$(BIN)/agentline serve $(ARGS)
 
 test: $(VENV)/.dev
-	$(PYTEST) -m "not soak" $(ARGS)
+	$(PYTEST) -m "not soak and not agents and not web" --numprocesses 2 --dist loadfile $(ARGS)
+
+# Against the real programs of Codex and Claude Code, and of OpenCode where npm can install it.
+test-agents: $(VENV)/.agents
+	@if [ -x $(OPENCODE) ] || ! command -v npm >/dev/null; then :; else \
+	    npm install --silent --no-save --prefix $(VENV)/opencode opencode-ai@1.18.33; fi
+	AGENTLINE_TEST_OPENCODE=$$([ -x $(OPENCODE) ] && echo $(abspath $(OPENCODE)) || true) \
+	    $(PYTEST) -m "agents and not soak" --numprocesses 2 --dist loadfile $(ARGS)
+
+# The console in Chromium, which must be on PATH.
+test-web: $(VENV)/.dev
+	$(PYTEST) -m "web and not soak" $(ARGS)
 
 # The full doses of what `test` takes in small ones.
-test-soak: $(VENV)/.dev
+test-soak: $(VENV)/.agents
 	$(PYTEST) -m soak $(ARGS)
+
+# examples/streamlit_chat.py in Streamlit's own harness. Apart, because Streamlit brings pandas and pyarrow: 30 s, 350 MB.
+test-streamlit: $(VENV)/.streamlit
+	$(PYTEST) tests/agentline/test_streamlit.py $(ARGS)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
 
-types: $(VENV)/.dev
+types: $(VENV)/.agents
 	$(BIN)/mypy
 
 format: $(VENV)/.dev
@@ -48,6 +64,14 @@ $(VENV)/.runtime: pyproject.toml | $(VENV)/bin/python
 $(VENV)/.dev: pyproject.toml | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --editable . --group dev
 	@touch $@ $(VENV)/.runtime
+
+$(VENV)/.agents: $(VENV)/.dev
+	$(BIN)/python -m pip install --quiet --group agents
+	@touch $@
+
+$(VENV)/.streamlit: $(VENV)/.dev
+	$(BIN)/python -m pip install --quiet --group streamlit
+	@touch $@
 
 clean:
 	rm -rf $(VENV) dist build .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Iterator, Mapping
+import re
+from collections.abc import AsyncIterator, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -13,7 +14,7 @@ import providers
 from gateway.deadlines import Limits
 from gateway.errors import AgentUnavailable, NoSuchAgent
 from gateway.settings import AgentSettings, Settings
-from providers import Provider
+from providers import CAPABILITIES, Provider
 from providers.registry import create
 
 _log = structlog.get_logger(__name__)
@@ -38,7 +39,10 @@ class Agent:
 
     @property
     def capabilities(self) -> list[str]:
-        return sorted(self.provider.capabilities) if self.provider is not None else []
+        """What the provider says of itself, as far as it is a capability. What it leaves out is unsupported; one that
+        says nothing at all, or says it in another form than a set, harms nobody."""
+        given = getattr(self.provider, "capabilities", None)
+        return sorted(name for name in CAPABILITIES if isinstance(given, Collection) and name in given)
 
     def ready(self) -> Provider:
         """The provider. Raises `AgentUnavailable` if there is none."""
@@ -88,10 +92,19 @@ async def _open(name: str, configured: AgentSettings, settings: Settings, stack:
     try:
         provider = create(configured.provider, configured.options)
         if isinstance(provider, contextlib.AbstractAsyncContextManager):
-            provider = await stack.enter_async_context(provider)
+            entered = await stack.enter_async_context(provider)
+            provider = entered if hasattr(entered, "stream") else provider  # an `__aenter__` may return nothing
     except (providers.UnknownProvider, ImportError, TypeError, ValueError, OSError, providers.ProviderError) as error:
-        provider, reason = None, str(error)
+        provider, reason = None, _readable(error)
     except Exception as error:  # a plug-in's own bug must not stop the other agents
         provider, reason = None, f"its provider failed to start ({type(error).__name__})"
         _log.error("provider_failed_to_start", agent=name, exc_info=error)
     return Agent(name, configured.provider, provider, reason, configured.options, settings.deadlines(name))
+
+
+def _readable(error: Exception) -> str:
+    """Why a provider cannot be made, for the operator."""
+    unknown = re.search(r"unexpected keyword argument '([^']*)'", str(error))
+    if isinstance(error, TypeError) and unknown is not None:
+        return f"it has no option {unknown[1]!r}"
+    return str(error)

@@ -17,15 +17,21 @@ from gateway.endpoints import (
     agents,
     approvals,
     attachments,
+    compat,
+    console,
     contracts,
     devices,
     export,
     health,
+    metrics,
+    pairing,
     search,
+    sse,
     threads,
     turns,
 )
 from gateway.endpoints.answers import failure, refused
+from gateway.endpoints.cors import cross_origin
 from gateway.endpoints.websocket import AgentSocket
 from gateway.errors import GatewayError
 from gateway.services import Services, open_services
@@ -65,6 +71,7 @@ def create_app(settings: Settings) -> Starlette:
             Route("/health", health.health, include_in_schema=False),  # as /api/health
             Route("/api/health/live", health.live),
             Route("/api/health/ready", health.ready),
+            Route("/metrics", metrics.metrics),
             Route("/openapi.json", contracts.openapi_json),
             Route("/asyncapi.json", contracts.asyncapi_json),
             Route("/api/agents", agents.agents),
@@ -75,6 +82,7 @@ def create_app(settings: Settings) -> Starlette:
             Route("/api/threads/{thread_id}", threads.rename_thread, methods=["PATCH"]),
             Route("/api/threads/{thread_id}", threads.delete_thread, methods=["DELETE"]),
             Route("/api/threads/{thread_id}/messages", threads.messages),
+            Route("/api/threads/{thread_id}/events", sse.follow_thread),
             Route("/api/threads/{thread_id}/export", export.export_thread),
             Route("/api/search", search.search),
             Route("/api/attachments", attachments.upload, methods=["POST"]),
@@ -88,9 +96,18 @@ def create_app(settings: Settings) -> Starlette:
             Route("/api/devices/{device_id}", devices.delete_device, methods=["DELETE"]),
             Route("/api/devices/{device_id}/test", devices.try_device, methods=["POST"]),
             Route("/api/approvals/{approval_id}", approvals.decide_approval, methods=["POST"]),
+            Route("/api/pair", pairing.pair, methods=["POST"]),
+            Route("/api/pair/codes", pairing.new_code, methods=["POST"]),
+            Route("/api/pair/devices", pairing.paired_devices),
+            Route("/api/pair/devices/{id}", pairing.revoke, methods=["DELETE"]),
             Route("/api/{agent}/messages", turns.send_message, methods=["POST"]),
+            Route("/api/{agent}/stream", sse.stream_turn, methods=["POST"]),
+            Route("/query_stream", compat.query_stream, methods=["POST"]),
+            Route("/projects/{project_id}/threads/{thread_id}/query/stream", compat.project_query, methods=["POST"]),
+            *console.routes(),
         ],
         exception_handlers={GatewayError: refused, HTTPException: _http_error, Exception: _internal_error},
+        middleware=cross_origin(settings),
         lifespan=lifespan,
     )
 

@@ -28,6 +28,10 @@ if TYPE_CHECKING:
 
 TITLE_CHARS = 1000
 """A longer title comes cut."""
+OPTIONS = 32
+"""More than a person can be asked to choose from."""
+OPTION_CHARS = 200
+"""Of an option's id; a longer label comes cut."""
 
 
 class _Open(msgspec.Struct):
@@ -160,8 +164,12 @@ class Approvals:
 
 def _shown(approval_id: str, request: ApprovalRequest, expires_at: int) -> dict[str, Any]:
     options: Sequence[protocol.ApprovalOption] = [
-        protocol.ApprovalOption(normalise(option.id), normalise(option.label)) for option in request.options
+        protocol.ApprovalOption(normalise(option.id), normalise(option.label)[:OPTION_CHARS])
+        for option in request.options
     ]
+    if len(options) > OPTIONS or any(len(option.id) > OPTION_CHARS for option in options):
+        message = "The agent's provider broke its contract: an approval has too many options, or too long ones."
+        raise ProviderError("provider_fault", message)
     try:
         detail = json_object(request.detail)
     except ValueError:

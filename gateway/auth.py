@@ -19,6 +19,7 @@ from gateway.settings import OWNER, Settings
 
 __all__ = [
     "SUBPROTOCOL",
+    "AnyOf",
     "Authenticator",
     "HeaderToken",
     "Identity",
@@ -31,7 +32,9 @@ __all__ = [
     "authenticator",
     "owner_token",
     "presented_token",
+    "token_digest",
     "token_url",
+    "users_of",
 ]
 
 SUBPROTOCOL = "agentline.v1"
@@ -48,6 +51,8 @@ class Identity:
     """Seconds since 1970 UTC; None: never."""
     owner: bool = False
     """Whether this is the person who runs the gateway."""
+    token_id: str | None = None
+    """Of a paired device's token, which may be revoked at any time; None: of a token that stays."""
 
 
 class Authenticator(Protocol):
@@ -63,17 +68,36 @@ class StaticTokens:
 
     def __init__(self, tokens: Mapping[str, str | SecretStr]) -> None:
         self._users = tuple(
-            (_digest(_plain(token)), Identity(user, owner=user == OWNER)) for user, token in tokens.items()
+            (token_digest(_plain(token)), Identity(user, owner=user == OWNER)) for user, token in tokens.items()
         )
 
     def authenticate(self, token: str) -> Identity | None:
         """As in `Authenticator`. How long it takes tells nothing about any token, nor which user's it is."""
-        digest = _digest(token)
+        digest = token_digest(token)
         found = None
         for known, identity in self._users:
             if hmac.compare_digest(known, digest):
                 found = identity
         return found
+
+
+class AnyOf:
+    """The first of several that knows the token."""
+
+    def __init__(self, *authenticators: Authenticator) -> None:
+        self._authenticators = authenticators
+
+    def authenticate(self, token: str) -> Identity | None:
+        """As in `Authenticator`."""
+        for one in self._authenticators:
+            if (identity := one.authenticate(token)) is not None:
+                return identity
+        return None
+
+
+def users_of(settings: Settings) -> frozenset[str]:
+    """Everybody whom the settings know: the token of a device is good for nobody else."""
+    return frozenset(settings.auth.tokens or (OWNER,))
 
 
 def authenticator(settings: Settings) -> Authenticator:
@@ -193,5 +217,6 @@ def _plain(token: str | SecretStr) -> str:
     return token.get_secret_value() if isinstance(token, SecretStr) else token
 
 
-def _digest(token: str) -> bytes:
+def token_digest(token: str) -> bytes:
+    """What is kept and compared instead of a token: its SHA-256. Enough for tokens that nobody can guess."""
     return hashlib.sha256(token.encode("utf-8", "surrogatepass")).digest()

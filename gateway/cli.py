@@ -10,11 +10,13 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
 from typing import TextIO
 
 import structlog
 
-from gateway.auth import OwnerTokenError, owner_token, token_url
+from gateway.auth import OwnerToken, OwnerTokenError, owner_token, token_url
 from gateway.configuration import load_dotenv_for_libraries, load_settings
 from gateway.logs import configure_logs, describe_exception
 from gateway.settings import Settings, SettingsError
@@ -46,12 +48,31 @@ def _parser() -> argparse.ArgumentParser:
 
     serve = commands.add_parser("serve", help="start the gateway", description="Start the gateway.")
     token = commands.add_parser("token", help="show the owner's link", description="Show the owner's link and token.")
-    for command in (serve, token):
+    pair = commands.add_parser(
+        "pair",
+        help="pair a phone: a QR picture with a one-time code",
+        description="Show a QR picture with which a phone gets a token of its own. The gateway must be running.",
+    )
+    pair.add_argument("--user", help="whose device it is (default: owner, or the only user)")
+    for command in (serve, token, pair):
         command.add_argument("--host", help="address to listen on (default: 127.0.0.1)")
         command.add_argument("--port", help="port to listen on (default: 8080); 0 picks a free one")
         command.add_argument("--config", metavar="FILE", help="settings file (default: agentline.toml, if it is there)")
     serve.set_defaults(command=_serve)
     token.set_defaults(command=_token)
+    pair.set_defaults(command=_pair)
+
+    chat = commands.add_parser(
+        "chat",
+        help="talk to an agent in this terminal",
+        description="Talk to an agent in this terminal. Ctrl-C stops its turn, Ctrl-D leaves.",
+    )
+    chat.add_argument("agent", nargs="?", default="demo", metavar="AGENT", help="default: demo")
+    chat.add_argument("--url", help="the gateway's address, or its owner's link (default: as the settings say)")
+    chat.add_argument("--token-file", metavar="FILE", type=Path, help="default: the owner token, without --url")
+    chat.add_argument("--thread", metavar="ID", help="take up this conversation")
+    chat.add_argument("--config", metavar="FILE", help="settings file (default: agentline.toml, if it is there)")
+    chat.set_defaults(command=_chat, host=None, port=None)
 
     check = commands.add_parser(
         "check",
@@ -85,26 +106,28 @@ def _serve(options: argparse.Namespace) -> int:
 
     from gateway.server import GatewayServer, listen
 
-    listeners = listen(settings.host, settings.port)  # before the token is shown: the link needs the real port
-    if not settings.auth.tokens:
-        _announce(settings, listeners[0].getsockname()[1])
+    listeners = listen(settings.host, settings.port)
+    owner = None if settings.auth.tokens else owner_token(settings)
 
     # Late, because the providers' libraries take a second to import: wrong settings are answered at once.
     from gateway.app import create_app
 
     app = create_app(settings)
-    server = GatewayServer(app, settings, app.state.drain, listeners=listeners)
+    port = listeners[0].getsockname()[1]
+    on_listening = partial(_announce, settings, owner, port)
+    server = GatewayServer(app, settings, app.state.drain, listeners=listeners, on_listening=on_listening)
     server.run()
     return server.exit_code
 
 
-def _announce(settings: Settings, port: int) -> None:
+def _announce(settings: Settings, owner: OwnerToken | None, port: int) -> None:
     """Show the owner's link when the token has just been made, else where it is. To standard error, in no log line."""
-    owner = owner_token(settings)
+    if owner is None:
+        return
     if owner.created:
         _say(f"open {token_url(settings.base_url(port), owner.token)}", sys.stderr)
     else:
-        _say(f"the owner token is in {owner.path}", sys.stderr)
+        _say(f"the owner token is in {owner.path}; `agentline token` shows its link", sys.stderr)
 
 
 def _token(options: argparse.Namespace) -> int:
@@ -114,6 +137,37 @@ def _token(options: argparse.Namespace) -> int:
     owner = owner_token(settings)
     _say(token_url(settings.base_url(), owner.token), sys.stdout)
     _say(f"from {owner.path}", sys.stderr)
+    return 0
+
+
+def _chat(options: argparse.Namespace) -> int:
+    from agentline.terminal import chat
+
+    url: str | None = options.url
+    if options.token_file is not None:
+        try:
+            token = options.token_file.read_text(encoding="ascii").strip()
+        except (OSError, UnicodeDecodeError):
+            return _fail(f"the token file {options.token_file} cannot be read", 2)
+    elif url is not None:
+        token = None  # the link holds it; the token of this machine's gateway goes to no other address
+    else:
+        settings = _settings(options)
+        if settings.auth.tokens:
+            return _fail("the tokens are those of AGENTLINE_AUTH__TOKENS: name a file with one, as --token-file", 2)
+        token = owner_token(settings).token
+    return chat(url if url is not None else _settings(options).base_url(), token, options.agent, options.thread)
+
+
+def _pair(options: argparse.Namespace) -> int:
+    settings = _settings(options)
+
+    from gateway.paircommand import PairFailed, show_code
+
+    try:
+        show_code(settings, options.user, sys.stdout, sys.stderr)
+    except PairFailed as error:
+        return _fail(str(error), 1)
     return 0
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from msgspec import UNSET
 
 from gateway import protocol
@@ -21,13 +23,17 @@ async def perform(frame: protocol.AnyClientFrame, connection: Connection, servic
     match frame:
         case protocol.SendMessage():
             connection.expect_room(frame.thread_id)
-            accepted = await services.turns.submit(user_id, connection.agent, frame)
+            announce = partial(services.resume.announce, connection)
+            accepted = await services.turns.submit(user_id, connection.agent, frame, announce=announce)
             await services.resume.follow_turn(connection, accepted)
         case protocol.Attach():
             await services.resume.attach(connection, frame.thread_id, frame.cursor)
         case protocol.Detach():
-            if connection.following(frame.thread_id) is None:
-                raise NotFound("this connection does not follow such a thread", field="thread_id")
+            if (
+                connection.following(frame.thread_id) is None
+                and await services.store.thread(user_id, frame.thread_id) is None
+            ):
+                raise NotFound("there is no such thread", field="thread_id")
             connection.unfollow(frame.thread_id)
         case protocol.Cancel(turn_id=str() as turn_id):
             await services.turns.cancel_turn(user_id, turn_id)
@@ -44,8 +50,8 @@ async def perform(frame: protocol.AnyClientFrame, connection: Connection, servic
             connection.reply(protocol.Pong(timestamp=timestamp(), nonce=frame.nonce))
 
 
-def refusal(error: GatewayError, client_id: str | None = None) -> protocol.Error:
-    """The `error` frame that tells of a refusal."""
+def refusal(error: GatewayError, client_id: str | None = None, thread_id: str | None = None) -> protocol.Error:
+    """The `error` frame that tells of a refusal, with the ids that the refused frame named."""
     return protocol.Error(
         timestamp=timestamp(),
         code=error.code,
@@ -53,5 +59,6 @@ def refusal(error: GatewayError, client_id: str | None = None) -> protocol.Error
         retryable=error.retryable,
         retry_after=UNSET if error.retry_after is None else error.retry_after,
         id=UNSET if client_id is None else client_id,
+        thread_id=UNSET if thread_id is None else thread_id,
         field=UNSET if error.field is None else error.field,
     )

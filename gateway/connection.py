@@ -8,6 +8,7 @@ thread for its list screen.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from gateway.clock import timestamp
@@ -36,6 +37,7 @@ class Connection:
         "_logs",
         "_news",
         "_notices",
+        "_on_joined",
         "_ready",
         "_replies",
         "_room",
@@ -54,12 +56,15 @@ class Connection:
         device_id: str | None,
         logs: LocalEventLog,
         frame_bytes: int,
+        on_joined: Callable[[], None] = lambda: None,
     ) -> None:
+        """`on_joined` is called for each frame that shows several pieces of text."""
         self.connection_id = connection_id
         self.user_id = user_id
         self.agent = agent
         self.device_id = device_id
         self._logs = logs
+        self._on_joined = on_joined
         self._join_chars = frame_bytes // 8
         """A character takes at most 6 bytes in JSON; the rest is room for the other fields."""
         # Short lists: an empty deque takes 600 bytes more, in every idle socket.
@@ -73,7 +78,7 @@ class Connection:
     def reply(self, frame: Frame) -> None:
         """Send `frame` before anything of a followed thread."""
         self._replies.append(encode(frame))
-        self._wake()
+        self.wake()
 
     def notify(self, kind: str, thread_id: str, encoded: str) -> None:
         """Send a notice about a thread; a newer one of the same kind and thread replaces one not yet sent."""
@@ -81,15 +86,24 @@ class Connection:
         self._notices[kind, thread_id] = encoded
         if len(self._notices) > NOTICES:
             del self._notices[next(iter(self._notices))]
-        self._wake()
+        self.wake()
 
-    def follow(self, log: ThreadLog, offset: int) -> None:
+    def follow(self, log: ThreadLog, offset: int, *, from_turn: str | None = None) -> None:
         """Follow a thread from behind `offset`, from now on also if it was followed from elsewhere.
+
+        `from_turn` is a turn that waits: nothing is shown before its first event.
 
         The caller holds `log`, and leaves it to this connection to release it.
         """
         self._drop(log.thread_id)
-        follow = Follow(log, offset, join_chars=self._join_chars, on_news=self._on_news)
+        follow = Follow(
+            log,
+            offset,
+            join_chars=self._join_chars,
+            on_news=self._on_news,
+            on_joined=self._on_joined,
+            from_turn=from_turn,
+        )
         self._follows[log.thread_id] = follow
         log.add_follower(follow)
         follow.wake()
@@ -139,13 +153,18 @@ class Connection:
         return None
 
     @property
+    def caught_up(self) -> bool:
+        """Whether there is nothing to send, nor to load."""
+        return not (self._replies or self._notices or self._ready)
+
+    @property
     def behind(self) -> Follow | None:
         """The follower whose next events must be loaded before `next_frame` can go on."""
         return self._ready[0] if self._ready and self._ready[0].behind else None
 
     async def news(self) -> None:
         """Return when `next_frame` may have something."""
-        if self._replies or self._notices or self._ready:
+        if not self.caught_up:
             return
         self._news = asyncio.get_running_loop().create_future()
         try:
@@ -165,9 +184,10 @@ class Connection:
     def _on_news(self, follow: Follow) -> None:
         follow.ready = True
         self._ready.append(follow)
-        self._wake()
+        self.wake()
 
-    def _wake(self) -> None:
+    def wake(self) -> None:
+        """Let `news` return, even if there is nothing."""
         news = self._news
         if news is not None and not news.done():
             news.set_result(None)
@@ -180,3 +200,12 @@ class Connection:
                 self._ready.remove(follow)
             follow.ready = True  # nothing wakes it any more
             self._logs.release(follow.log)
+
+
+class StreamConnection(Connection):
+    """A connection that shows one thread: notices about the user's threads are for list screens, on sockets."""
+
+    __slots__ = ()
+
+    def notify(self, kind: str, thread_id: str, encoded: str) -> None:
+        """Nothing: see above."""

@@ -31,9 +31,28 @@ class Follow:
     up with what this process no longer holds.
     """
 
-    __slots__ = ("_join_chars", "_on_news", "_page", "_typing", "log", "position", "ready")
+    __slots__ = (
+        "_join_chars",
+        "_on_joined",
+        "_on_news",
+        "_page",
+        "_typing",
+        "_waits_for",
+        "log",
+        "position",
+        "ready",
+    )
 
-    def __init__(self, log: ThreadLog, position: int, *, join_chars: int, on_news: Callable[[Follow], None]) -> None:
+    def __init__(
+        self,
+        log: ThreadLog,
+        position: int,
+        *,
+        join_chars: int,
+        on_news: Callable[[Follow], None],
+        on_joined: Callable[[], None] = lambda: None,
+        from_turn: str | None = None,
+    ) -> None:
         self.log = log
         self.position = position
         """Offset of the last event that was taken."""
@@ -41,8 +60,11 @@ class Follow:
         """Whether the owner knows that there may be something to take. The owner's to set and clear."""
         self._join_chars = join_chars
         self._on_news = on_news
+        self._on_joined = on_joined
         self._page: list[Event] = []
         """Events behind `position`, read from the store."""
+        self._waits_for = from_turn
+        """The turn with whose first event the client begins; what comes before it is passed over."""
         self._typing: str | None = None
         """The turn that the client believes to be at work."""
 
@@ -74,6 +96,8 @@ class Follow:
             return None
         else:
             events, index = log.events, self.position - log.base
+        if self._waits_for is not None:
+            index = self._skip(events, index)
         if index >= len(events):
             return self._typing_frame()
         first = events[index]
@@ -88,7 +112,22 @@ class Follow:
             del self._page[: len(shown)]
         elif len(shown) == 1:
             return log.encoded(self.position)
+        if len(shown) > 1:
+            self._on_joined()
         return encode(joined(shown))
+
+    def _skip(self, events: list[Event], index: int) -> int:
+        """Move on to the first event of the turn that this follower waits for. Returns its index, or the end."""
+        begin = index
+        while index < len(events) and events[index].turn_id != self._waits_for:
+            index += 1
+        self.position += index - begin
+        if index < len(events):
+            self._waits_for = None
+        if events is self._page:
+            del self._page[: index - begin]
+            return 0
+        return index
 
     def _adjacent(self, events: list[Event], index: int) -> int:
         """How many events from `index` on one frame can show."""
@@ -112,7 +151,12 @@ class Follow:
     def _typing_frame(self) -> str | None:
         """What has changed about the agent being at work, seen from this position."""
         running = self.log.running
-        if running is None or self._typing == running.turn_id or self.position <= running.start:
+        if (
+            running is None
+            or self._waits_for is not None
+            or self._typing == running.turn_id
+            or self.position <= running.start
+        ):
             return None
         self._typing = running.turn_id
         return self._typing_as(running.turn_id, True)

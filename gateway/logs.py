@@ -23,6 +23,8 @@ __all__ = ["configure_logs", "describe_exception", "log_loop_exception"]
 _OWN = ("gateway", "providers", "notifications", "agentline")
 _QUIET = ("httpx", "httpx2", "httpcore", "httpcore2", "sqlalchemy", "aiosqlite", "alembic")
 """Libraries whose info lines show URLs or statements, or are of no use."""
+NO_HANDSHAKE = "ASGI callable returned without completing handshake."
+"""What uvicorn says, as an error, of every socket that was refused by an HTTP answer, which is no error."""
 _FRAMES = 30
 _CHAIN = 8
 
@@ -76,8 +78,8 @@ def configure_logs(
         logging.getLogger(name).setLevel(chosen)
     for name in _QUIET:
         logging.getLogger(name).setLevel(max(chosen, logging.WARNING))
-    # uvicorn asks for this logger's own level at every connection, where "not set" counts as the finest one.
-    logging.getLogger("uvicorn.error").setLevel(max(chosen, logging.INFO))
+    # Its info lines tell what the gateway's own tell better; its name would make errors of them.
+    logging.getLogger("uvicorn.error").setLevel(max(chosen, logging.WARNING))
     access = logging.getLogger("uvicorn.access")
     access.handlers, access.propagate = [], False
     logging.captureWarnings(True)
@@ -168,7 +170,9 @@ def _plain(value: Any) -> Any:
 
 
 def _redact(record: logging.LogRecord) -> bool:
-    """Change a standard-library record before its message is put together."""
+    """Change a standard-library record before its message is put together. False drops it."""
+    if record.msg == NO_HANDSHAKE:
+        return False
     if isinstance(record.msg, BaseException):
         record.msg = type(record.msg).__qualname__
     if isinstance(record.args, tuple):

@@ -22,6 +22,8 @@ PATH_PARAMETERS = {
     "approval_id": "From `approval_request`.",
     "attachment_id": "As the upload answered it.",
     "device_id": "The client's own name of the device, at most 128 characters.",
+    "id": "The paired device's, as the list shows it.",
+    "project_id": "Whatever the front end calls it; nothing depends on it.",
     "session_id": "As the agent's list of sessions shows it.",
     "thread_id": "The client's or the server's name of the thread, unique for this user.",
     "turn_id": "As `accepted` told it.",

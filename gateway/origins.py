@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Protocol
 from urllib.parse import urlsplit
 
-__all__ = ["Origin", "OriginRules", "origin_allowed", "parse_origin"]
+__all__ = ["Origin", "OriginRules", "origin_allowed", "origin_listed", "parse_origin"]
 
 _DEFAULT_PORTS = {"http": 80, "https": 443, "ws": 80, "wss": 443}
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
@@ -83,7 +83,20 @@ def origin_allowed(origin: str | None, host_header: str | None, settings: Origin
     for own in (host_header, settings.public_url and _origin_of(settings.public_url)):
         if own and _same_authority(asking, own):
             return True
-    return any(_matches(asking, parse_origin(entry)) for entry in settings.allowed_origins)
+    return _listed(asking, settings.allowed_origins)
+
+
+def origin_listed(origin: str, allowed_origins: Sequence[str]) -> bool:
+    """Whether `origin` is that of a page which the entries name: those alone may read answers across origins."""
+    try:
+        asking = parse_origin(origin)
+    except ValueError:
+        return False
+    return asking.scheme is not None and _listed(asking, allowed_origins)
+
+
+def _listed(asking: Origin, allowed_origins: Sequence[str]) -> bool:
+    return any(_matches(asking, parse_origin(entry)) for entry in allowed_origins)
 
 
 def _origin_of(url: str) -> str:

@@ -343,6 +343,7 @@ class Error(Frame, tag="error"):
     retryable: bool
     retry_after: float | UnsetType = UNSET
     id: str | UnsetType = UNSET
+    thread_id: str | UnsetType = UNSET
     field: str | UnsetType = UNSET
 
 

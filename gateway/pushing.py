@@ -30,8 +30,8 @@ from notifications.verdict import Transport, Verdict
 from notifications.webpush import WebPush, WebPushSettings
 
 NOT_CONFIGURED = "transport_not_configured"
-DRAIN_SECONDS = 15.0
-"""How long pushes that are under way at the end may take."""
+DRAIN_SECONDS = 3.0
+"""How long pushes that are under way at the end may take. What takes longer is sent again at the next start."""
 
 _log = structlog.get_logger(__name__)
 
@@ -76,7 +76,10 @@ class Pushing:
                 if isinstance(transport, contextlib.AbstractAsyncContextManager):
                     transports[platform] = await stack.enter_async_context(transport)
             pushing = cls(settings, store, transports, await store.secret(KEY_NAME))
+            if settings.redis_url is None:  # no other node is sending
+                await store.release_pushes(now())
             running = asyncio.create_task(pushing._outbox.run(), name="outbox")
+            running.add_done_callback(_log_failure)
             try:
                 yield pushing
             finally:
@@ -195,6 +198,12 @@ class Pushing:
     @property
     def _ttl_ms(self) -> int:
         return round(self._settings.ttl_seconds * 1000)
+
+
+def _log_failure(outbox: asyncio.Task[None]) -> None:
+    """Nothing awaits the outbox while the gateway runs: if it fails, that must not stay unknown until the end."""
+    if not outbox.cancelled() and (error := outbox.exception()) is not None:
+        _log.critical("outbox_failed", exc_info=error)
 
 
 def _transports(settings: PushSettings) -> dict[Platform, Transport]:

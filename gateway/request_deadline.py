@@ -1,6 +1,7 @@
-"""uvicorn's HTTP protocol with a deadline for the head of a request.
+"""uvicorn's HTTP protocol with a deadline for the head of a request, and a way to drop a connection.
 
-uvicorn ends idle connections only after a first response, and none whose head comes in drop by drop.
+uvicorn ends idle connections only after a first response, and none whose head comes in drop by drop. A connection
+that it closes stays until all that was written is sent, so one whose peer does not read would stay.
 """
 
 from __future__ import annotations
@@ -10,7 +11,10 @@ import asyncio
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-__all__ = ["HEAD_SECONDS", "DeadlineH11Protocol"]
+__all__ = ["DROP", "HEAD_SECONDS", "DeadlineH11Protocol"]
+
+DROP = "agentline.drop"
+"""The ASGI extension whose `drop` ends the request's connection at once, with all that waits to be sent."""
 
 HEAD_SECONDS = 15.0
 """From the connection, or the first byte of a further request, to the end of the request's head."""
@@ -28,6 +32,13 @@ class DeadlineH11Protocol(H11Protocol):
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
         self._watch()
+
+    def handle_events(self) -> None:
+        before = self.cycle
+        super().handle_events()
+        if self.cycle is not None and self.cycle is not before:
+            # The application's task exists, but has not run yet.
+            self.cycle.scope["extensions"] = {DROP: {"drop": self.transport.abort}}
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop()

@@ -13,6 +13,8 @@ from gateway.errors import NotFound
 from gateway.eventlog.local import LocalEventLog
 from gateway.eventlog.log import ThreadLog
 from gateway.eventlog.position import Position
+from gateway.follow import Follow
+from gateway.metrics import Metrics
 from gateway.protocol import Accepted, ApprovalRequest, Attached, OpenTurn, ShownMessage, Snapshot, shown_attachments
 from gateway.store import records
 from gateway.store.base import Store
@@ -25,9 +27,10 @@ APPROVAL_FIELDS = ("approval_id", "turn_id", "kind", "title", "detail", "options
 class Resume:
     """Finds the place from which a client goes on."""
 
-    def __init__(self, store: Store, logs: LocalEventLog, frame_bytes: int) -> None:
+    def __init__(self, store: Store, logs: LocalEventLog, metrics: Metrics, frame_bytes: int) -> None:
         self._store = store
         self._logs = logs
+        self._metrics = metrics
         self._frame_bytes = frame_bytes
 
     async def attach(self, connection: Connection, thread_id: str, cursor: str | None) -> None:
@@ -47,54 +50,58 @@ class Resume:
             if position is not None and await self._logs.vouches(log, position):
                 turns = _listed(await self._store.open_turns(log.key))
                 connection.reply(_attached(log, True, position, turns))
+                self._metrics.resumed("exact")
             else:
                 position = await self._snapshot(connection, log)
+                if cursor is not None:
+                    self._metrics.resumed("refused")
         except BaseException:
             self._logs.release(log)
             raise
         connection.follow(log, position.offset)
 
-    async def follow_turn(self, connection: Connection, accepted: records.Accepted) -> None:
+    async def follow_turn(
+        self, connection: Connection, accepted: records.Accepted, *, cursor: str | None = None
+    ) -> None:
         """Answer a message with `accepted`, and follow its thread from just before the turn's first event.
 
-        A connection that follows the thread already stays where it is: nothing comes twice, and nothing is skipped.
+        To be called behind `announce`, which the engine calls before the turn starts.
+
+        With the `cursor` that a client has of a turn it asks for again: from there, if that is later. A connection that
+        follows the thread already stays where it is: nothing comes twice, and nothing is skipped.
         """
+        if _followed(connection, accepted) is not None:
+            return  # `announce` has answered it
         thread, turn = accepted.thread, accepted.turn
         log = await self._hold(thread.key)
-        follow = connection.following(thread.thread_id)
         start = turn.start if turn.start is not None else log.head
-        recovered = True
-        if follow is not None:
-            position = Position(log.epoch, follow.position)
-        else:
-            position = Position(log.epoch, start)
-            try:
+        position, recovered = Position(log.epoch, start), True
+        try:
+            if cursor is None or not accepted.duplicate:
                 recovered = start >= log.head or await self._logs.vouches(log, position)
-            except BaseException:
-                self._logs.release(log)
-                raise
-        connection.reply(
-            Accepted(
-                timestamp=timestamp(),
-                id=turn.client_id,
-                thread_id=thread.thread_id,
-                turn_id=turn.turn_id,
-                message_id=turn.message_id,
-                cursor=position.cursor,
-                duplicate=accepted.duplicate,
-                queued=accepted.queued,
-            )
-        )
-        if follow is not None:
+            else:
+                asked = Position.parse(cursor)
+                recovered = asked is not None and await self._logs.vouches(log, asked)
+                position = max(asked or position, position) if recovered else position
+                self._metrics.resumed("exact" if recovered else "refused")
+        except BaseException:
             self._logs.release(log)
-            return
+            raise
+        connection.reply(_accepted(accepted, position))
         if not recovered:
             try:
                 position = await self._snapshot(connection, log)
             except BaseException:
                 self._logs.release(log)
                 raise
-        connection.follow(log, position.offset)
+        waits = recovered and turn.start is None
+        connection.follow(log, position.offset, from_turn=turn.turn_id if waits else None)
+
+    def announce(self, connection: Connection, accepted: records.Accepted) -> None:
+        """Answer a message of a thread that the connection follows already, before the turn's first event is logged."""
+        follow = _followed(connection, accepted)
+        if follow is not None:
+            connection.reply(_accepted(accepted, Position(follow.log.epoch, follow.position)))
 
     async def _hold(self, key: int) -> ThreadLog:
         try:
@@ -114,7 +121,7 @@ class Resume:
         position, running = log.position, log.running
         shown_turn = running.view.shown(running.turn_id, self._frame_bytes // 3) if running is not None else None
         opened = list(running.view.approvals.values()) if running is not None else []
-        approvals = [_approval(event, self._frame_bytes // (4 * len(opened))) for event in opened]
+        approvals = [_approval(event, self._frame_bytes // (8 * len(opened))) for event in opened]
         unshown = {turn.turn_id for turn in turns if running is None or turn.turn_id != running.turn_id}
         listed = [
             shown_message(message)
@@ -135,6 +142,26 @@ class Resume:
             )
         )
         return position
+
+
+def _followed(connection: Connection, accepted: records.Accepted) -> Follow | None:
+    """What the connection follows of the message's thread; not what is left of a deleted one of the same id."""
+    follow = connection.following(accepted.thread.thread_id)
+    return follow if follow is not None and follow.log.key == accepted.thread.key else None
+
+
+def _accepted(accepted: records.Accepted, position: Position) -> Accepted:
+    turn = accepted.turn
+    return Accepted(
+        timestamp=timestamp(),
+        id=turn.client_id,
+        thread_id=accepted.thread.thread_id,
+        turn_id=turn.turn_id,
+        message_id=turn.message_id,
+        cursor=position.cursor,
+        duplicate=accepted.duplicate,
+        queued=accepted.queued,
+    )
 
 
 def shown_message(message: records.Message, limit: int | None = None) -> ShownMessage:
@@ -185,5 +212,6 @@ def _listed(turns: list[records.Turn]) -> list[OpenTurn]:
 
 def _approval(event: ApprovalRequest, limit: int) -> dict[str, Any]:
     shown = {name: getattr(event, name) for name in APPROVAL_FIELDS}
+    shown["title"] = cut(event.title, max(limit // 2, 2))
     shown["detail"] = cut_json(dict(event.detail), limit)
     return shown

@@ -117,7 +117,13 @@ class GatewayServer(uvicorn.Server):
     """
 
     def __init__(
-        self, app: ASGIApp, settings: Settings, drain: Drain, *, listeners: Sequence[socket.socket] | None = None
+        self,
+        app: ASGIApp,
+        settings: Settings,
+        drain: Drain,
+        *,
+        listeners: Sequence[socket.socket] | None = None,
+        on_listening: Callable[[], None] = lambda: None,
     ) -> None:
         self._lifespan_guard = _LifespanGuard(app, self._stop)
         super().__init__(_config(self._lifespan_guard, settings))
@@ -126,6 +132,7 @@ class GatewayServer(uvicorn.Server):
         self.drain_result: DrainResult | None = None
         """How the drain ended; None before."""
         self._drain = drain
+        self._on_listening = on_listening
         self._forced: asyncio.Event | None = None
         self._forced_by: int | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -176,6 +183,7 @@ class GatewayServer(uvicorn.Server):
         gc.collect()
         gc.freeze()
         log.info("listening", host=self.settings.host, port=self.port)
+        self._on_listening()
         sys.stdout.write(f"listening on http://{_bracketed(self.settings.host)}:{self.port}\n")
         sys.stdout.flush()
 
@@ -288,7 +296,7 @@ class _LifespanGuard:
             await self._app(scope, receive, send_without_text)
         except BaseException as error:
             self.failure = error
-            if started:
+            if started and not isinstance(error, asyncio.CancelledError):  # that is a stop that was forced
                 log.error("application_failed", exc_info=error)
                 self._on_failure()
             raise

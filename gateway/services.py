@@ -10,10 +10,12 @@ from dataclasses import dataclass
 from gateway.agents import Agents
 from gateway.approvals import Approvals
 from gateway.attachments import Attachments
-from gateway.auth import Authenticator, authenticator
+from gateway.auth import AnyOf, Authenticator, authenticator, users_of
+from gateway.devicetokens import DeviceTokens
 from gateway.eventlog.local import LocalEventLog
 from gateway.hub import Hub
 from gateway.loopwatch import LoopWatch
+from gateway.metrics import Metrics
 from gateway.notices import Notices
 from gateway.pushing import Pushing
 from gateway.resume import Resume
@@ -30,6 +32,7 @@ from gateway.turns import TurnEngine
 class Services:
     settings: Settings
     authenticator: Authenticator
+    device_tokens: DeviceTokens
     store: Store
     logs: LocalEventLog
     agents: Agents
@@ -44,6 +47,7 @@ class Services:
     send_deadlines: SendDeadlines
     loop_watch: LoopWatch
     pushing: Pushing
+    metrics: Metrics
 
 
 @contextlib.asynccontextmanager
@@ -56,13 +60,15 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
     state_path = settings.prepare_state_dir()
     tokens = authenticator(settings)
     frame_bytes = settings.limits.server_frame_bytes
-    hub = Hub()
+    hub, metrics = Hub(), Metrics()
     async with (
         LoopWatch() as loop_watch,
-        SqlStore.open(settings.database) as store,
+        SqlStore.open(settings.database, on_push_outcome=metrics.pushed) as store,
         Pushing.open(settings, store) as pushing,
         Agents.open(settings) as agents,
     ):
+        device_tokens = DeviceTokens(store, users_of(settings))
+        await device_tokens.refresh()
         logs = LocalEventLog(store)
         notices = Notices(store, hub, pushing)
         approvals = Approvals(store, logs, pushing, settings.approval.timeout_seconds)
@@ -76,14 +82,16 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
             asyncio.create_task(logs.keep_trimming(), name="trimming"),
             asyncio.create_task(attachments.keep_sweeping(), name="attachments"),
             asyncio.create_task(send_deadlines.keep(), name="send deadlines"),
+            asyncio.create_task(device_tokens.keep(), name="device tokens"),
         ]
         try:
-            runner = LocalRunner(store, logs, agents, attachments, approvals, notices, pushing, frame_bytes)
+            runner = LocalRunner(store, logs, agents, attachments, approvals, notices, pushing, metrics, frame_bytes)
             async with runner, TurnEngine(settings, store, agents, attachments, notices, runner) as turns:
                 await runner.recover()
                 yield Services(
                     settings=settings,
-                    authenticator=tokens,
+                    authenticator=AnyOf(tokens, device_tokens),
+                    device_tokens=device_tokens,
                     store=store,
                     logs=logs,
                     agents=agents,
@@ -93,11 +101,12 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
                     attachments=attachments,
                     runner=runner,
                     turns=turns,
-                    resume=Resume(store, logs, frame_bytes),
+                    resume=Resume(store, logs, metrics, frame_bytes),
                     sessions=Sessions(store, agents, notices),
                     send_deadlines=send_deadlines,
                     loop_watch=loop_watch,
                     pushing=pushing,
+                    metrics=metrics,
                 )
             await logs.checkpoint()
         finally:

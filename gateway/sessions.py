@@ -81,7 +81,7 @@ class Sessions:
     def _provider(self, agent_name: str) -> SessionProvider:
         agent = self._agents.get(agent_name)
         provider = agent.ready()
-        if "sessions" not in provider.capabilities:
+        if "sessions" not in agent.capabilities:
             raise NotFound(f"the agent {agent_name!r} has no sessions", field="agent")
         return cast("SessionProvider", provider)
 

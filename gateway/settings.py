@@ -53,13 +53,6 @@ _AGENT_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}")
 _RESERVED = frozenset(("agents", "approvals", "attachments", "devices", "health", "pair", "search", "threads", "turns"))
 """Names that `/api/{agent}/…` would share with another path of the HTTP interface."""
 _TOKEN = re.compile(r"[!-~]+")
-_DATABASES = {
-    "sqlite": "sqlite+aiosqlite",
-    "sqlite+aiosqlite": "sqlite+aiosqlite",
-    "postgres": "postgresql+asyncpg",
-    "postgresql": "postgresql+asyncpg",
-    "postgresql+asyncpg": "postgresql+asyncpg",
-}
 
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Bytes = Annotated[int, Field(ge=1024, le=64 * 1024 * 1024)]
@@ -289,9 +282,11 @@ class Settings(BaseSettings):
         if value is None:
             return None
         scheme, separator, rest = value.get_secret_value().partition("://")
-        if scheme not in _DATABASES or not separator:
-            raise ValueError("must begin with sqlite+aiosqlite:// or postgresql+asyncpg://")
-        return SecretStr(f"{_DATABASES[scheme]}://{rest}")
+        if scheme.partition("+")[0] in ("postgres", "postgresql"):
+            raise ValueError("names Postgres, which this version does not support: only sqlite:///… does")
+        if scheme not in ("sqlite", "sqlite+aiosqlite") or not separator:
+            raise ValueError("must begin with sqlite:///")
+        return SecretStr(f"sqlite://{rest}")
 
     @field_validator("log_level", "log_format", mode="before")
     @classmethod
@@ -335,7 +330,7 @@ class Settings(BaseSettings):
         """The database's URL for SQLAlchemy. May hold a password."""
         if self.database_url is not None:
             return self.database_url.get_secret_value()
-        return f"sqlite+aiosqlite:///{self.state_path / 'agentline.db'}"
+        return f"sqlite:///{self.state_path / 'agentline.db'}"
 
     def deadlines(self, agent: str) -> TurnDeadlines:
         """The deadlines of the agent's turns: its own, and the common ones where it has none.

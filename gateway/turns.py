@@ -7,8 +7,8 @@ submit → store.accept → runner.start     a new turn
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
-from typing import Any, TypeVar
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeAlias, TypeVar
 
 import msgspec
 import structlog
@@ -16,7 +16,7 @@ import structlog
 from gateway.agents import Agents
 from gateway.attachments import Attachments
 from gateway.clock import now
-from gateway.errors import Draining, NoAttachments, NotFound, NotRetryable
+from gateway.errors import Busy, Draining, NoAttachments, NotFound, NotRetryable, QueueFull
 from gateway.ids import new_id
 from gateway.notices import Notices
 from gateway.protocol import AttachmentReference, MessageBody
@@ -27,8 +27,11 @@ from gateway.store.records import Accepted, NewTurn, Thread, Turn
 from providers import Message
 
 TITLE_CHARS = 80
+STEERED = 100
+"""Messages handed to one turn that its retry repeats."""
 
 Result = TypeVar("Result")
+Announce: TypeAlias = Callable[[Accepted], None]
 
 _log = structlog.get_logger(__name__)
 
@@ -59,9 +62,17 @@ class TurnEngine:
         return self._runner.draining
 
     async def submit(
-        self, user_id: str, agent_name: str, message: MessageBody, *, retry_of: str | None = None
+        self,
+        user_id: str,
+        agent_name: str,
+        message: MessageBody,
+        *,
+        retry_of: str | None = None,
+        announce: Announce | None = None,
     ) -> Accepted:
         """Commit the message; start its turn, queue it, or hand it to the running turn. A repeated `id` starts nothing.
+
+        `announce` is called once the message is committed, and before anything of its turn is logged.
 
         Raises:
             GatewayError: nothing was stored.
@@ -69,7 +80,7 @@ class TurnEngine:
         agent = self._agents.get(agent_name)
         agent.ready()
         if self.draining:
-            raise Draining("this server is about to stop: send the message again to another one", retry_after=1.0)
+            raise Draining("this server is about to stop: send the message again after reconnecting", retry_after=1.0)
         if message.attachments and "attachments" not in agent.capabilities:
             raise NoAttachments(f"the agent {agent_name!r} takes no attachments", field="attachments")
         attached = await self._attachments.shown(user_id, [one.id for one in message.attachments])
@@ -91,43 +102,50 @@ class TurnEngine:
             queue_limit=0 if message.when_busy == "reject" else self._settings.limits.queue,
             at=at,
         )
+        if message.when_busy == "reject":
+            try:
+                return await self._uninterrupted(self._accept(new, announce))
+            except QueueFull:
+                raise Busy("a turn runs in this thread, and this message was not to wait for it") from None
         if message.when_busy == "steer" and message.thread_id is not None and "steer" in agent.capabilities:
-            return await self._uninterrupted(self._steer(new))
-        return await self._uninterrupted(self._accept(new))
+            return await self._uninterrupted(self._steer(new, announce))
+        return await self._uninterrupted(self._accept(new, announce))
 
-    async def _accept(self, new: NewTurn) -> Accepted:
-        return await self._begin(await self._store.accept(new), new)
+    async def _accept(self, new: NewTurn, announce: Announce | None) -> Accepted:
+        return await self._begin(await self._store.accept(new), new, announce)
 
-    async def _begin(self, accepted: Accepted, new: NewTurn) -> Accepted:
+    async def _begin(self, accepted: Accepted, new: NewTurn, announce: Announce | None) -> Accepted:
+        if announce is not None:
+            announce(accepted)
         if not accepted.duplicate:
             _log_accepted(accepted, new)
             if accepted.turn.status == "running":
                 await self._runner.start(accepted.turn)
         return accepted
 
-    async def _steer(self, new: NewTurn) -> Accepted:
+    async def _steer(self, new: NewTurn, announce: Announce | None) -> Accepted:
         """Hand the message to the running turn if its provider waits for one, else accept it as any other."""
         thread = await self._store.thread(new.user_id, new.thread_id)
         running = None if thread is None else self._runner.in_thread(thread.key)
         if running is None or not await running.steering.wanted():
-            return await self._accept(new)
+            return await self._accept(new, announce)
         async with running.log.flushing:  # the turn cannot end meanwhile
             steer_into = None if running.finishing or running.stopped_by is not None else running.turn_id
             accepted = await self._store.accept(msgspec.structs.replace(new, steer_into=steer_into))
-            if not accepted.steered:
-                return await self._begin(accepted, new)
-            if accepted.duplicate:
-                return accepted
+            if accepted.duplicate or not accepted.steered:
+                return await self._begin(accepted, new, announce)
             attached = self._attachments.for_provider(new.user_id, new.attachments)
-            if running.steering.hand_over(Message("user", new.content, attached)):
+            if await running.steering.hand_over(Message("user", new.content, attached)):
+                if announce is not None:
+                    announce(accepted)
                 running.log_user_message(accepted.turn)
                 _log_accepted(accepted, new)
                 return accepted
             await self._store.unsteer(new.message_id)
-        return await self._accept(new)
+        return await self._accept(new, announce)
 
     async def retry(self, user_id: str, turn_id: str) -> Accepted:
-        """Start a new turn with the message of one that did not complete.
+        """Start a new turn with the message of one that did not complete, and with what it was told while it ran.
 
         Raises:
             NotRetryable: it has not ended, or it completed.
@@ -136,8 +154,17 @@ class TurnEngine:
         if turn.status not in ("failed", "interrupted", "cancelled"):
             raise NotRetryable(f"the turn is {turn.status}: only one that failed or was stopped can be tried again")
         attached = [AttachmentReference(id=one["id"]) for one in turn.attachments]
-        body = MessageBody(content=turn.content, thread_id=thread.thread_id, attachments=attached)
+        body = MessageBody(content=await self._asked(thread, turn), thread_id=thread.thread_id, attachments=attached)
         return await self.submit(user_id, thread.agent, body, retry_of=turn_id)
+
+    async def _asked(self, thread: Thread, turn: Turn) -> str:
+        """The turn's message and those that were handed to it while it ran: its provider may have lost them with it."""
+        first = await self._store.message(thread.key, turn.message_id)
+        if first is None:
+            return turn.content
+        page = await self._store.messages(thread.key, after=first.position, limit=STEERED)
+        steered = [m.content for m in page if m.turn_id == turn.turn_id and m.role == "user"]
+        return "\n\n".join([turn.content, *steered])
 
     async def cancel_turn(self, user_id: str, turn_id: str) -> None:
         """Stop a turn, running or queued. One that has ended stays as it is. Raises `NotFound`."""

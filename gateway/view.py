@@ -14,7 +14,7 @@ from gateway.protocol import (
     ToolCall,
     ToolResult,
 )
-from gateway.text import cut
+from gateway.text import cut, json_size
 
 TOOLS_SHOWN = 50
 """Of the tool calls of a turn, the newest so many stand in a snapshot."""
@@ -69,15 +69,24 @@ class TurnView:
         return self._reasoning[0] if self._reasoning else ""
 
     def shown(self, turn_id: str, limit: int) -> dict[str, Any]:
-        """The turn as a snapshot shows it, its texts cut to at most `limit` bytes each."""
+        """The turn as a snapshot shows it: its texts cut to at most `limit` bytes each, its tools to half as many."""
         content, reasoning = cut(self.content, limit), cut(self.reasoning, limit // 4)
         shown: dict[str, Any] = {
             "turn_id": turn_id,
             "status": "running",
             "content": content,
             "reasoning": reasoning,
-            "tools": list(self.tools.values())[-TOOLS_SHOWN:],
+            "tools": self._newest_tools(limit // 2),
         }
         if len(content) < len(self.content):
             shown |= {"truncated": True, "length": len(self.content)}
         return shown
+
+    def _newest_tools(self, limit: int) -> list[dict[str, Any]]:
+        chosen: list[dict[str, Any]] = []
+        for tool in reversed(list(self.tools.values())[-TOOLS_SHOWN:]):
+            limit -= json_size(tool) + 1
+            if limit < 0:
+                break
+            chosen.append(tool)
+        return chosen[::-1]

@@ -120,7 +120,7 @@ class Turn:
     thread_id: str
     """Unique within the user; use with `user_id` to tell threads apart."""
     turn_id: str
-    user_id: str
+    user_id: str = ""
     messages: Sequence[Message]
     """The conversation, oldest first. The last one is the user's message that began this turn."""
     session: Mapping[str, Any] | None = None

@@ -210,7 +210,8 @@ async def _read_tail(body: Any) -> None:
 
 
 def _expect_event_stream(response: anthropic.AsyncAPIResponse[Any]) -> None:
-    if not response.headers.get("content-type", "").startswith("text/event-stream"):
+    kind = response.headers.get("content-type")
+    if kind is not None and not kind.startswith("text/event-stream"):
         raise error("upstream_error")
 
 

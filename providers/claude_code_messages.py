@@ -68,9 +68,10 @@ _SENTENCES: dict[ErrorCode, str] = {
     "too_large": "The conversation is longer than the model accepts.",
     "rate_limited": "The model server gets too many requests from Claude Code's account.",
     "overloaded": "The model server has no capacity at the moment.",
+    "connection_failed": "Claude Code could not reach the model server.",
     "upstream_error": "Claude Code could not complete the answer.",
 }
-_RETRYABLE: frozenset[ErrorCode] = frozenset(("rate_limited", "overloaded", "upstream_error"))
+_RETRYABLE: frozenset[ErrorCode] = frozenset(("rate_limited", "overloaded", "connection_failed", "upstream_error"))
 
 
 class MessageReader:
@@ -89,6 +90,8 @@ class MessageReader:
         self._shown = False
         self._calls: set[str] = set()
         self._error: str | None = None
+        self._answered = False
+        """The model server has said something to the request that is under way."""
 
     def read(self, message: object) -> Iterator[Event]:
         """The events that `message` stands for.
@@ -99,10 +102,12 @@ class MessageReader:
         if getattr(message, "parent_tool_use_id", None) is not None:
             yield Progress()  # a sub-agent at work; its own answer comes as a tool's result
         elif isinstance(message, StreamEvent):
+            self._answered = True
             yield from self._stream(message.event)
         elif isinstance(message, AssistantMessage):
             yield from self._assistant(message)
         elif isinstance(message, UserMessage):
+            self._answered = False
             yield from self._results(message)
         elif isinstance(message, ResultMessage):
             self.ended = True
@@ -111,6 +116,7 @@ class MessageReader:
             if message.subtype == "init" and isinstance(message.data.get("session_id"), str):
                 yield SessionUpdated({"session_id": message.data["session_id"], "cwd": self._cwd})
             elif message.subtype == "api_retry":
+                self._answered = False
                 yield from self._void()  # and no progress: the idle deadline must see that it only tries again
             else:
                 yield Progress()
@@ -187,7 +193,9 @@ class MessageReader:
             return
         if result.is_error or result.subtype != "success":
             code = _STATUSES.get(result.api_error_status or 0) or _ERRORS.get(self._error or "", "upstream_error")
-            raise ProviderError(code, _SENTENCES[code], retryable=code in _RETRYABLE)
+            if code == "upstream_error" and self._error and not self._answered and result.api_error_status is None:
+                code = "connection_failed"  # Claude Code calls it a server error too; no status says otherwise
+            raise ProviderError(code, _SENTENCES[code], retryable=code in _RETRYABLE, refused=False)
         yield from self._void()
         if not self._shown and result.result:
             yield TextDelta("result", result.result)  # a command of Claude Code's own answers only here

@@ -24,6 +24,19 @@ SUMMARY_LIMIT = 500
 TITLE_LIMIT = 200
 _TITLE_KEYS = ("query", "url", "command", "path", "code")
 
+_KNOWN = frozenset(
+    (
+        b"message_start",
+        b"message_delta",
+        b"message_stop",
+        b"content_block_start",
+        b"content_block_delta",
+        b"content_block_stop",
+        b"error",
+    )
+)
+"""Events of any other name, `ping` among them, are not even parsed."""
+
 _decode = msgspec.json.Decoder().decode
 _PROGRESS = Progress()
 
@@ -85,6 +98,8 @@ class AnswerReader:
         found: list[Event] = []
         try:
             for name, payload in self._events.feed(chunk):
+                if name and name not in _KNOWN:
+                    continue
                 data = _loaded(payload)
                 self._read(data.get("type") or name.decode(), data, found)
         except ProviderError as failure:
@@ -96,6 +111,9 @@ class AnswerReader:
     def _read(self, kind: str, data: dict[str, Any], found: list[Event]) -> None:
         if kind == "content_block_delta":
             block = self._blocks.get(data["index"])
+            if block is None and data["delta"].get("type") == "text_delta":
+                self._start(data["index"], {"type": "text"}, found)  # its beginning was not announced
+                block = self._blocks[data["index"]]
             if block is not None:
                 _delta(block, data["delta"], found)
         elif kind == "content_block_start":

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Literal, TypeAlias, get_args
 
-__all__ = ["ERROR_CODES", "ErrorCode", "ProviderError", "UnknownProvider"]
+__all__ = ["ERROR_CODES", "REFUSALS", "ErrorCode", "ProviderError", "UnknownProvider"]
 
 ErrorCode: TypeAlias = Literal[
     "authentication",  # the backend does not accept the operator's key
@@ -27,6 +27,8 @@ ErrorCode: TypeAlias = Literal[
     "provider_fault",  # the provider broke its contract, or raised what it should not
 ]
 ERROR_CODES: frozenset[str] = frozenset(get_args(ErrorCode))
+REFUSALS: frozenset[str] = frozenset(("rate_limited", "overloaded", "connection_failed"))
+"""Codes which say by themselves that the backend did no work."""
 
 
 class ProviderError(Exception):
@@ -40,10 +42,10 @@ class ProviderError(Exception):
         self,
         code: ErrorCode,
         message: str,
-        *,
         retryable: bool = False,
         retry_after: float | None = None,
-        refused: bool = False,
+        *,
+        refused: bool | None = None,
     ) -> None:
         super().__init__(code, message)
         self.code: ErrorCode = code
@@ -52,9 +54,10 @@ class ProviderError(Exception):
         """Whether sending the same message again later may succeed."""
         self.retry_after = retry_after
         """Seconds after which the backend wants to be asked again, if it said so."""
-        self.refused = refused
+        self.refused = (retryable and code in REFUSALS) if refused is None else refused
         """The backend did no work for this call (it was never reached, or answered 429, 529 or 5xx
-        before the first byte of an answer), so the gateway may repeat the call by itself."""
+        before the first byte of an answer), so the gateway may repeat the call by itself, if nothing
+        of an answer was yielded. Left out, the code says so: see `REFUSALS`."""
 
     def __str__(self) -> str:
         return f"{self.code}: {self.message}"

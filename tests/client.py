@@ -87,6 +87,7 @@ class Client:
         self._check_text = check_text
         self._socket: ClientConnection | None = None
         self._following: dict[str, str] = {}
+        self._waits: dict[str, str] = {}
         """By thread: the cursor of the frame before the next."""
         self._open: dict[str, set[str]] = {}
         """By turn: tool calls and approvals that are not resolved."""
@@ -101,6 +102,8 @@ class Client:
         self.texts: dict[str, str] = {}
         """The answer of each turn, joined as the protocol says."""
         self.done: dict[str, Frame] = {}
+        self.messages: dict[str, list[str]] = {}
+        """The ids of each turn's user messages: its own, then those that were handed to it while it ran."""
 
     # --- the connection ---
 
@@ -112,6 +115,7 @@ class Client:
         """
         assert self._socket is None, "connected already"
         self._following.clear()
+        self._waits.clear()
         parts = urlsplit(self._url if isinstance(self._url, str) else self._url())
         query = f"?device_id={quote(self._device_id)}" if self._device_id is not None else ""
         headers, subprotocols = {}, None
@@ -221,8 +225,10 @@ class Client:
 
     def forget(self) -> None:
         """Keep nothing of what was shown, as an app that was installed anew; the connection stays."""
-        for kept in (self.frames, self.arrivals, self.cursors, self.texts, self.done, self._open, self._partial):
+        for kept in (self.frames, self.arrivals, self.cursors, self.texts, self.done, self.messages):
             kept.clear()
+        self._open.clear()
+        self._partial.clear()
 
     # --- from the server ---
 
@@ -294,8 +300,7 @@ class Client:
         elif kind == "snapshot":
             self._shown(frame)
         elif kind == "detached":
-            if self._following.pop(frame["thread_id"], None) is None:
-                raise BrokenContract(f"detached from a thread that was not followed: {frame}")
+            self._following.pop(frame["thread_id"], None)
         elif kind == "typing" and frame["thread_id"] not in self._following:
             raise BrokenContract(f"typing in a thread that is not followed: {frame}")
 
@@ -305,7 +310,10 @@ class Client:
             raise BrokenContract(f"a frame of a thread that is not followed: {_short(frame)}")
         before, here = place(self._following[thread_id]), place(frame["cursor"])
         step = here[1] - before[1]
-        if here[0] != before[0] or step < 1 or (step > 1 and frame["type"] not in TEXT):
+        if thread_id in self._waits:  # what other turns say before the one that waits is passed over
+            if frame["turn_id"] != self._waits.pop(thread_id) or frame["type"] != "user_message" or step < 1:
+                raise BrokenContract(f"a turn that waits does not begin with {_short(frame)}")
+        elif here[0] != before[0] or step < 1 or (step > 1 and frame["type"] not in TEXT):
             raise BrokenContract(f"behind {before} came {_short(frame)}")
         self._following[thread_id] = self.cursors[thread_id] = frame["cursor"]
 
@@ -314,10 +322,12 @@ class Client:
         if turn_id in self.done:
             raise BrokenContract(f"a frame of a turn that is done: {_short(frame)}")
         if kind == "user_message":
-            if turn_id in self.texts:
-                raise BrokenContract(f"a second user_message of a turn: {_short(frame)}")
-            self.texts[turn_id] = ""
-            self._open[turn_id] = set()
+            asked = self.messages.setdefault(turn_id, [])
+            if frame["message_id"] in asked:
+                raise BrokenContract(f"a user_message of a turn twice: {_short(frame)}")
+            asked.append(frame["message_id"])
+            self.texts.setdefault(turn_id, "")
+            self._open.setdefault(turn_id, set())
             return
         if turn_id not in self.texts:
             self._partial.add(turn_id)
@@ -356,6 +366,8 @@ class Client:
         thread_id = frame["thread_id"]
         if thread_id in self._following and self._following[thread_id] != frame["cursor"]:
             raise BrokenContract(f"stands at {self._following[thread_id]}, but was accepted: {frame}")
+        if thread_id not in self._following and frame["queued"]:
+            self._waits[thread_id] = frame["turn_id"]
         self._following[thread_id] = frame["cursor"]
 
     def _shown(self, frame: Frame) -> None:

@@ -26,10 +26,15 @@ def identity_of(request: Request) -> Identity:
         Unauthorized: no token, or a bad one.
         Forbidden: a browser sent it for a page of a foreign origin.
     """
-    services: Services = request.app.state.services
-    if not origin_allowed(request.headers.get("origin"), request.headers.get("host"), services.settings):
-        raise Forbidden("this page's origin is not among allowed_origins")
+    expect_known_origin(request)
     identity = identity_or_none(request)
     if identity is None:
         raise Unauthorized("a valid token is needed, as Authorization: Bearer …")
     return identity
+
+
+def expect_known_origin(request: Request) -> None:
+    """Raise `Forbidden` if a browser sent the request for a page of a foreign origin."""
+    services: Services = request.app.state.services
+    if not origin_allowed(request.headers.get("origin"), request.headers.get("host"), services.settings):
+        raise Forbidden("this page's origin is not among allowed_origins")

@@ -71,7 +71,7 @@ async def put_device(request: Request) -> Response:
     refusal = services.pushing.refusal(device)
     if refusal not in ("", NOT_CONFIGURED):
         raise BadFrame(f"token: nothing can be sent there ({refusal})", field="token")
-    await services.store.put_device(device)
+    await services.store.put_device(device, identity.token_id)
     return answer(msgspec.structs.replace(_shown(device), deliverable=not refusal))
 
 
@@ -134,19 +134,23 @@ async def _own(request: Request) -> Device:
 
 
 def _token(body: DeviceBody) -> str:
-    """The token as it is kept: a Web Push subscription as JSON text, all others as they are."""
+    """The token as it is kept, one spelling for each phone: else it could stay another user's under a second one.
+
+    An APNs token in lower case; of a Web Push subscription what a push needs, as JSON text; others as they are.
+    """
     if body.platform == "web":
         subscription = protocol.parse_object(body.token, "token") if isinstance(body.token, str) else body.token
         keys = subscription.get("keys")
         if not isinstance(subscription.get("endpoint"), str) or not isinstance(keys, dict):
             raise BadFrame("token: expected the Web Push subscription, with endpoint and keys", field="token")
-        text = protocol.encode_json(subscription)
+        needed = {"endpoint": subscription["endpoint"], "keys": {name: keys.get(name) for name in ("p256dh", "auth")}}
+        text = protocol.encode_json(needed)
         if len(text) > TOKEN_CHARS:
             raise BadFrame(f"token: expected at most {TOKEN_CHARS} characters", field="token")
         return text
     if not isinstance(body.token, str):
         raise BadFrame("token: expected a string", field="token")
-    return body.token
+    return body.token.lower() if body.platform == "ios" else body.token
 
 
 def _shown(device: Device) -> DeviceShown:

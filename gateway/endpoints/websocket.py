@@ -18,31 +18,25 @@ from gateway import commands, protocol
 from gateway.auth import HeaderToken, Identity, NoToken, SubprotocolToken, presented_token
 from gateway.clock import rfc3339, timestamp
 from gateway.connection import FOLLOWS, Connection
+from gateway.devicetokens import TokenRevoked, Watch
 from gateway.endpoints.answers import refusal
+from gateway.endpoints.sending import BURST, catch_up
 from gateway.errors import (
     BadFrame,
     Draining,
     Forbidden,
     GatewayError,
     NoSuchAgent,
-    NotFound,
-    StoreUnavailable,
     Unauthorized,
 )
-from gateway.follow import Follow
 from gateway.ids import new_id
 from gateway.origins import origin_allowed
 from gateway.protocol import CloseCode
 from gateway.services import Services
 
-BURST = 32
-"""Frames after which a sender lets others run: uvicorn's `send` returns at once until 64 KiB wait."""
 DEVICE_ID_CHARS = 128
 CLOSE_SECONDS = 1.0
 """For the close frame to a peer that reads nothing."""
-
-STORE_RETRY_SECONDS = 0.5
-"""Before a client that must be shown something from the store is shown it after all."""
 
 _log = structlog.get_logger(__name__)
 
@@ -66,19 +60,31 @@ class AgentSocket:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         services: Services = scope["app"].state.services
         try:
-            connection = await _admit(WebSocket(scope, receive, send), services)
-            if connection is not None:
-                await _serve(connection, receive, send, services)
+            admitted = await _admit(WebSocket(scope, receive, send), services)
+            if admitted is not None:
+                connection, token_id = admitted
+                if token_id is None:
+                    await _serve(connection, receive, send, services, None)
+                else:
+                    async with services.device_tokens.watch(token_id) as watch:
+                        await _serve(connection, receive, send, services, watch)
         except (WebSocketDisconnect, OSError):  # the peer is gone; uvicorn says so with an OSError in `send`
             pass
+        except TokenRevoked:
+            await _close(send, CloseCode.BAD_TOKEN, "the token was revoked")
         except _Close as close:
-            with contextlib.suppress(TimeoutError, OSError):
-                async with asyncio.timeout(CLOSE_SECONDS):
-                    await send({"type": "websocket.close", "code": close.code, "reason": close.reason})
+            await _close(send, close.code, close.reason)
 
 
-async def _admit(websocket: WebSocket, services: Services) -> Connection | None:
-    """The connection of a socket whose user is known, with `ready` to send; None if the upgrade was refused."""
+async def _close(send: Send, code: CloseCode, reason: str) -> None:
+    with contextlib.suppress(TimeoutError, OSError):
+        async with asyncio.timeout(CLOSE_SECONDS):
+            await send({"type": "websocket.close", "code": code, "reason": reason})
+
+
+async def _admit(websocket: WebSocket, services: Services) -> tuple[Connection, str | None] | None:
+    """The connection of a socket whose user is known, with `ready` to send, and the id of the device token that it
+    showed, if it was one; None if the upgrade was refused."""
     scope, headers = websocket.scope, websocket.headers
     refused: GatewayError | None = None
     presented = presented_token(headers.get("authorization"), scope["subprotocols"])
@@ -109,9 +115,10 @@ async def _admit(websocket: WebSocket, services: Services) -> Connection | None:
         device_id=websocket.query_params.get("device_id", "")[:DEVICE_ID_CHARS] or None,
         logs=services.logs,
         frame_bytes=services.settings.limits.server_frame_bytes,
+        on_joined=services.metrics.frames_joined,
     )
     connection.reply(_ready(connection, services, identity))
-    return connection
+    return connection, identity.token_id
 
 
 async def _authenticate(websocket: WebSocket, services: Services) -> Identity:
@@ -120,9 +127,10 @@ async def _authenticate(websocket: WebSocket, services: Services) -> Identity:
         async with asyncio.timeout(services.settings.auth_seconds):
             while True:
                 try:
-                    frame = protocol.decode(_text(await websocket.receive()))
-                    if not isinstance(frame, protocol.Auth):
+                    value = protocol.parse_object(_text(await websocket.receive()), "a frame")
+                    if value.get("type") != "auth":
                         raise Unauthorized('the first frame is {"type":"auth","token":"…"}')
+                    frame = protocol.validate(protocol.Auth, value)
                 except GatewayError as error:
                     await websocket.send_text(protocol.encode(commands.refusal(error)))
                     continue
@@ -149,13 +157,17 @@ def _text(message: Message) -> str:
     return text
 
 
-async def _serve(connection: Connection, receive: Receive, send: Send, services: Services) -> None:
+async def _serve(connection: Connection, receive: Receive, send: Send, services: Services, watch: Watch | None) -> None:
     services.hub.add(connection)
+    opened = asyncio.get_running_loop().time()
+    _log.info(
+        "socket_opened", connection_id=connection.connection_id, user_id=connection.user_id, agent=connection.agent
+    )
     try:
         async with asyncio.TaskGroup() as group:
             sending = group.create_task(_send_all(connection, send, services))
             try:
-                await _receive_all(connection, receive, services)
+                await _receive_all(connection, receive, services, watch)
             finally:
                 sending.cancel()
     except BaseExceptionGroup as group:
@@ -163,6 +175,8 @@ async def _serve(connection: Connection, receive: Receive, send: Send, services:
     finally:
         services.hub.remove(connection)
         connection.close()
+        seconds = round(asyncio.get_running_loop().time() - opened, 1)
+        _log.info("socket_closed", connection_id=connection.connection_id, seconds=seconds)
 
 
 def _end_in(group: BaseExceptionGroup[Any]) -> BaseException | None:
@@ -198,31 +212,33 @@ def _ready(connection: Connection, services: Services, identity: Identity) -> pr
     )
 
 
-async def _receive_all(connection: Connection, receive: Receive, services: Services) -> None:
+async def _receive_all(connection: Connection, receive: Receive, services: Services, watch: Watch | None) -> None:
     while True:
         client_id: str | None = None
+        thread_id: str | None = None
         try:
             frame = protocol.decode(_text(await receive()))
-            if isinstance(frame, protocol.SendMessage):
-                client_id = frame.id
+            client_id, thread_id = getattr(frame, "id", None), getattr(frame, "thread_id", None)
             await connection.room()
             if isinstance(frame, protocol.Auth):
-                _authenticate_again(frame, connection, services)
+                _authenticate_again(frame, connection, services, watch)
             else:
                 await commands.perform(frame, connection, services)
         except GatewayError as error:
             if isinstance(error, BadFrame) and client_id is None:
                 client_id = error.id
             await connection.room()
-            connection.reply(commands.refusal(error, client_id))
+            connection.reply(commands.refusal(error, client_id, thread_id))
 
 
-def _authenticate_again(frame: protocol.Auth, connection: Connection, services: Services) -> None:
+def _authenticate_again(frame: protocol.Auth, connection: Connection, services: Services, watch: Watch | None) -> None:
     identity = services.authenticator.authenticate(frame.token)
     if identity is None:
         raise _Close(CloseCode.BAD_TOKEN, "the token is not valid")
     if identity.user_id != connection.user_id:
         raise Unauthorized("this token is another user's: open a socket of its own for it", field="token")
+    if watch is not None:
+        watch.token_id = identity.token_id
     connection.reply(_ready(connection, services, identity))
 
 
@@ -238,7 +254,7 @@ async def _send_all(connection: Connection, send: Send, services: Services) -> N
                     if (follow := connection.behind) is None:
                         await connection.news()
                     else:
-                        await _catch_up(connection, follow, services)
+                        await catch_up(connection, follow, services)
                     continue
                 deadline.since = time()
                 await send({"type": "websocket.send", "text": frame})
@@ -248,15 +264,3 @@ async def _send_all(connection: Connection, send: Send, services: Services) -> N
                     await asyncio.sleep(0)
     except TimeoutError:
         raise _Close(CloseCode.TOO_SLOW, "the client does not read") from None
-
-
-async def _catch_up(connection: Connection, follow: Follow, services: Services) -> None:
-    """Read on from the store, or start over from a snapshot where it no longer has what is missing."""
-    thread_id = follow.log.thread_id
-    try:
-        if not await follow.load(services.logs):
-            await services.resume.attach(connection, thread_id, None)
-    except NotFound:
-        connection.unfollow(thread_id)
-    except StoreUnavailable:
-        await asyncio.sleep(STORE_RETRY_SECONDS)

@@ -23,6 +23,7 @@ from gateway.deadlines import CLOSING_SECONDS
 from gateway.errors import StoreUnavailable
 from gateway.eventlog.local import LocalEventLog, decode_events
 from gateway.eventlog.position import Position
+from gateway.metrics import Metrics
 from gateway.notices import Notices
 from gateway.protocol import Event
 from gateway.pushing import Pushing
@@ -51,6 +52,7 @@ class LocalRunner:
         approvals: Approvals,
         notices: Notices,
         pushing: Pushing,
+        metrics: Metrics,
         frame_bytes: int,
     ) -> None:
         self._store = store
@@ -59,8 +61,9 @@ class LocalRunner:
         self._approvals = approvals
         self._notices = notices
         self._pushing = pushing
+        self._metrics = metrics
         self._frame_bytes = frame_bytes
-        self._streams = ProviderStreams(store, attachments, logs, approvals)
+        self._streams = ProviderStreams(store, attachments, logs, approvals, metrics)
         self._tasks: set[asyncio.Task[None]] = set()
         self._by_thread: dict[int, RunningTurn] = {}
         self._by_turn: dict[str, RunningTurn] = {}
@@ -190,6 +193,7 @@ class LocalRunner:
                     break
             await asyncio.sleep(STORE_RETRY_SECONDS)
         self._pushing.wake()
+        self._metrics.turn_ended(running.agent.name, status, None if failure is None else failure.code)
         _log.info(
             "turn_done",
             turn_id=running.turn_id,
@@ -221,6 +225,7 @@ class LocalRunner:
                 for event in (never_run.user_message(turn), never_run.done("cancelled", None)):
                     cursor = Position(log.epoch, log.head + len(events) + 1).cursor
                     events.append(msgspec.structs.replace(event, cursor=cursor))
+                self._metrics.turn_ended(turn.agent, "cancelled", None)
                 _log.info("turn_done", turn_id=turn.turn_id, agent=turn.agent, status="cancelled", pieces=0)
             if log.running is None:
                 # Nothing would bump the epoch after a crash: these must be durable before they are shown.

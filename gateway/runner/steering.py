@@ -20,16 +20,22 @@ class Steering(AsyncIterator[Message]):
 
     def __init__(self) -> None:
         self._taker: asyncio.Future[Message] | None = None
+        self._took: asyncio.Future[bool] | None = None
         self._asked = asyncio.Event()
 
     async def __anext__(self) -> Message:
         self._taker = asyncio.get_running_loop().create_future()
         self._asked.set()
+        took = False
         try:
-            return await self._taker
-        finally:
+            message = await self._taker
+            took = True
+            return message
+        finally:  # cancelled in the very moment in which it was given a message, it has not taken it
             self._taker = None
             self._asked.clear()
+            if self._took is not None and not self._took.done():
+                self._took.set_result(took)
 
     async def wanted(self) -> bool:
         """Whether the provider waits for a message; it gets a moment to begin to."""
@@ -40,10 +46,11 @@ class Steering(AsyncIterator[Message]):
             return False
         return True
 
-    def hand_over(self, message: Message) -> bool:
-        """Give the message to the provider. False if it does not wait for one any more."""
+    async def hand_over(self, message: Message) -> bool:
+        """Give the message to the provider. False if it does not wait for one any more; one caller at a time."""
         if self._taker is None or self._taker.done():
             return False
+        self._took = asyncio.get_running_loop().create_future()
         self._taker.set_result(message)
         self._asked.clear()
-        return True
+        return await self._took

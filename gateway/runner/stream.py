@@ -15,6 +15,7 @@ from gateway.approvals import Approvals
 from gateway.attachments import Attachments
 from gateway.deadlines import CLOSING_SECONDS
 from gateway.eventlog.local import LocalEventLog
+from gateway.metrics import Metrics
 from gateway.runner.running import RunningTurn
 from gateway.store.base import Store
 from providers import ApprovalRequest, Decision, Message, Provider, ProviderError
@@ -38,11 +39,14 @@ class ProviderStreams:
     So a generator that swallows its cancellation can be left behind without its turn waiting for it.
     """
 
-    def __init__(self, store: Store, attachments: Attachments, logs: LocalEventLog, approvals: Approvals) -> None:
+    def __init__(
+        self, store: Store, attachments: Attachments, logs: LocalEventLog, approvals: Approvals, metrics: Metrics
+    ) -> None:
         self._store = store
         self._attachments = attachments
         self._logs = logs
         self._approvals = approvals
+        self._metrics = metrics
         self.left_behind: set[asyncio.Task[None]] = set()
         """Tasks of turns that have ended, which do not end."""
 
@@ -80,14 +84,15 @@ class ProviderStreams:
                 _log.info("provider_opened", turn_id=running.turn_id, agent=running.agent.name, attempt=attempt + 1)
                 await self._iterate(running, provider, turn)
                 return
-            except SystemExit:  # asyncio would end the whole server with it
+            except (SystemExit, KeyboardInterrupt):  # asyncio would end the whole server with it
                 raise ProviderError("provider_fault", "The agent's provider tried to end the server.") from None
             except ProviderError as error:
                 backoff = 0.5 * 2**attempt * random.uniform(1, 1.5)  # noqa: S311 - jitter guards nothing
-                pause = backoff if error.retry_after is None else error.retry_after
+                pause = backoff if error.retry_after is None else max(error.retry_after, 0.0)
                 waited += pause
                 if not error.refused or running.answer.begun or attempt == RETRIES or waited > RETRY_BUDGET_SECONDS:
                     raise
+                self._metrics.provider_failed(running.agent.name, error.code)
                 _log.info("provider_refused", turn_id=running.turn_id, code=error.code, retry_in_seconds=pause)
             running.deadlines.pause()  # the upstream was not asked to speak
             try:
@@ -98,6 +103,7 @@ class ProviderStreams:
     async def _iterate(self, running: RunningTurn, provider: Provider, turn: ProviderTurn) -> None:
         answer, deadlines = running.answer, running.deadlines
         touch_log, log = self._logs.touch, running.log
+        pace = self._metrics.pace(running.agent.name, running.started)
         count = 0
         stream: object = provider.stream(turn)  # a plug-in may give anything
         if not isinstance(stream, AsyncGenerator):
@@ -111,6 +117,7 @@ class ProviderStreams:
                 deadlines.touch()
                 answer.apply(event)
                 touch_log(log)
+                pace.logged(answer.pieces)
                 count += 1
                 if answer.pieces and not running.spoken:
                     running.spoken = True

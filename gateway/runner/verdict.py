@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
+import re
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import msgspec
 import structlog
 
 from gateway.errors import GatewayError
+from gateway.text import normalise
 from providers import ProviderError
 
 if TYPE_CHECKING:
@@ -20,6 +23,10 @@ EXPIRED = {
     "idle": "The agent fell silent in the middle of its answer.",
     "total": "The answer took longer than a turn may take.",
 }
+
+MESSAGE_CHARS = 1000
+"""Of what a provider says about its failure; what is longer comes cut."""
+_CODE = re.compile(r"[a-z][a-z0-9_]{0,63}")
 
 _log = structlog.get_logger(__name__)
 
@@ -52,8 +59,22 @@ def verdict(running: RunningTurn, error: BaseException | None) -> tuple[Ending, 
     if running.stopped_by == "cancelled":
         return "cancelled", None
     if isinstance(error, ProviderError):
-        return "failed", Failure(error.code, error.message, error.retryable, error.retry_after)
+        return "failed", _told(error)
     if isinstance(error, GatewayError):
         return "failed", Failure(error.code, error.message, error.retryable)
     _log.error("provider_raised", turn_id=running.turn_id, agent=running.agent.name, exc_info=error)
     return "failed", UNEXPECTED
+
+
+def _told(error: ProviderError) -> Failure:
+    """The failure as its provider tells it. No type checker has seen every provider: what cannot be shown is left out,
+    and the turn ends all the same."""
+    code: object = getattr(error, "code", None)
+    message: object = getattr(error, "message", None)
+    wait: object = getattr(error, "retry_after", None)
+    return Failure(
+        code if isinstance(code, str) and _CODE.fullmatch(code) else "provider_fault",
+        normalise(message)[:MESSAGE_CHARS] if isinstance(message, str) and message else UNEXPECTED.message,
+        getattr(error, "retryable", False) is True,
+        float(wait) if isinstance(wait, int | float) and math.isfinite(wait) and wait >= 0 else None,
+    )

@@ -15,10 +15,14 @@ from gateway.store.records import (
     Approval,
     Attachment,
     Checkpoint,
+    DeviceToken,
+    DeviceTokens,
     Found,
     Message,
+    NewDeviceToken,
     NewTurn,
     Outcome,
+    PairCode,
     PushOutcome,
     PushPlan,
     Segment,
@@ -27,7 +31,7 @@ from gateway.store.records import (
     Turn,
 )
 from notifications.outbox import OutboxStore
-from notifications.records import Device
+from notifications.records import Device, Platform
 
 __all__ = ["IdConflict", "QueueFull", "Store", "StoreUnavailable", "WrongAgent"]
 
@@ -53,8 +57,8 @@ class Store(Protocol):
         ...
 
     async def adopt(self, adoption: Adoption) -> tuple[Thread, bool]:
-        """Make the thread with its session and its history, unless the user has one of that id. Returns it, and
-        whether it was made just now."""
+        """Make the thread with its session and its history, unless the user has one of that id, or one of that agent
+        with that session. Returns it, and whether it was made just now."""
         ...
 
     async def unsteer(self, message_id: str) -> None:
@@ -164,8 +168,9 @@ class Store(Protocol):
 
     async def approval(self, user_id: str, approval_id: str) -> Approval | None: ...
 
-    async def put_device(self, device: Device) -> None:
-        """Register the device, or what is new about it. Another device with the same token is forgotten."""
+    async def put_device(self, device: Device, token_id: str | None = None) -> None:
+        """Register the device, or what is new about it. Another device with the same token is forgotten. `token_id` is
+        the device token that registers it, if it is one: what revokes that also ends the pushes."""
         ...
 
     async def devices(self, user_id: str) -> list[Device]: ...
@@ -176,6 +181,13 @@ class Store(Protocol):
 
     async def enqueue_push(self, turn_id: str, wanted: PushPlan, at: int) -> None:
         """A push about a turn that still runs. Nothing happens if there is no such turn."""
+        ...
+
+    async def release_pushes(self, at: int) -> None:
+        """Make due at once what is leased and was never heard of again: for the start of the only process that sends.
+
+        One that comes back to life all the same sends twice, under the same ids.
+        """
         ...
 
     async def push_outcomes(self, turn_id: str) -> list[PushOutcome]:
@@ -216,9 +228,38 @@ class Store(Protocol):
         """A key of 32 random bytes, made at the first call and the same ever after, on every node."""
         ...
 
+    async def add_pair_code(self, code: PairCode) -> None:
+        """Add a one-time code; forget those that have expired, and the user's oldest where there are too many."""
+        ...
+
+    async def pair(self, code_digest: bytes, new: NewDeviceToken) -> DeviceToken | None:
+        """Use the code up and add the token for its user, both or none; None: there is no such code, or it was used or
+        has expired. Of several calls at once with one code, one succeeds.
+
+        Raises:
+            LimitExceeded: the user has too many devices; nothing was changed.
+        """
+        ...
+
+    async def all_device_tokens(self, unless: tuple[int, int] | None) -> DeviceTokens | None:
+        """The tokens of all users; None if nothing has changed since they had the mark `unless`."""
+        ...
+
+    async def device_tokens(self, user_id: str) -> list[DeviceToken]:
+        """Those of one user, oldest first."""
+        ...
+
+    async def remove_device_token(self, user_id: str, token_id: str) -> bool:
+        """Forget the token, and the devices that were registered for push with it. False: the user has no such."""
+        ...
+
     @property
     def outbox(self) -> OutboxStore:
         """The pushes that are to be sent."""
+        ...
+
+    async def outbox_sizes(self) -> dict[Platform, int]:
+        """How many pushes have no outcome yet, for every platform."""
         ...
 
     async def ping(self) -> None:

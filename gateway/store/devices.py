@@ -18,12 +18,12 @@ def device_of(row: Any) -> Device:
     return Device(**dict(zip(Device.__struct_fields__, row, strict=True)))
 
 
-def put(connection: Connection, device: Device) -> None:
+def put(connection: Connection, device: Device, token_id: str | None) -> None:
     """Register the device, or what is new about it. Whoever had its token before has it no longer."""
     mine = (devices.c.user_id == device.user_id) & (devices.c.device_id == device.device_id)
     same_token = (devices.c.platform == device.platform) & (devices.c.token == device.token)
     connection.execute(delete(devices).where(same_token & ~mine))
-    fields = msgspec.structs.asdict(device)
+    fields = msgspec.structs.asdict(device) | {"token_id": token_id}
     row = insert(connection.dialect.name, devices).values(fields)
     connection.execute(row.on_conflict_do_update(index_elements=[devices.c.user_id, devices.c.device_id], set_=fields))
 

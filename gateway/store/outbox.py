@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from typing import Any
+from typing import Any, TypeAlias, get_args
 
 import msgspec
 from sqlalchemy import Connection, and_, delete, func, select, update
@@ -15,6 +15,8 @@ from gateway.store.tables import approvals, devices, messages, outbox, push_outc
 from notifications.policy import plan, withdraw_from
 from notifications.records import Delivery, Outcome, Platform, Policy, Push
 
+Told: TypeAlias = list[tuple[Platform | None, Outcome]]
+"""Outcomes that a transaction has kept, for whoever counts them once it is committed."""
 PLACE = ("user_id", "device_id", "platform", "thread_key", "position")
 """What an outbox row and an outcome have in common."""
 WITHDRAWAL_MS = 24 * 3600 * 1000
@@ -23,7 +25,7 @@ WITHDRAWN_AT_ONCE = 20
 """Notifications of one thread that one `seen` withdraws; older ones are behind those on the lock screen."""
 
 
-def enqueue(connection: Connection, thread: Thread, position: int, wanted: PushPlan, at: int) -> None:
+def enqueue(connection: Connection, thread: Thread, position: int, wanted: PushPlan, at: int, told: Told) -> None:
     """Write one row per device of the thread's user, or the outcome where it is known at once."""
     push = msgspec.structs.replace(
         wanted.push, title=wanted.push.title or thread.title, badge=unread(connection, thread.user_id)
@@ -33,10 +35,12 @@ def enqueue(connection: Connection, thread: Thread, position: int, wanted: PushP
     if not planned:
         nowhere = place | {"device_id": None, "platform": None}
         _keep_outcome(connection, nowhere, push, "no_devices", "", at)
+        told.append((None, "no_devices"))
     for one in planned:
         where = place | {"device_id": one.device.device_id, "platform": one.device.platform}
         if one.outcome is not None:
             _keep_outcome(connection, where, push, one.outcome, "policy", at)
+            told.append((one.device.platform, one.outcome))
         else:
             _add(connection, where, push, one.policy, created_at=at, due_at=one.due_at, expires_at=wanted.expires_at)
 
@@ -64,7 +68,7 @@ def unread(connection: Connection, user_id: str) -> int:
     return connection.scalars(select(func.count()).select_from(messages).join(threads, behind)).one()
 
 
-def lease(connection: Connection, platform: Platform, now: int, until: int, limit: int) -> list[Delivery]:
+def lease(connection: Connection, platform: Platform, now: int, until: int, limit: int, told: Told) -> list[Delivery]:
     due = (
         select(outbox.c.key)
         .where(outbox.c.platform == platform, outbox.c.due_at <= now)
@@ -87,7 +91,7 @@ def lease(connection: Connection, platform: Platform, now: int, until: int, limi
     for row in leased:
         push = msgspec.json.decode(row.push, type=Push)
         if row.of_device_device_id is None:
-            _settle(connection, row.key, push, "no_devices", "", now)
+            _settle(connection, row.key, push, "no_devices", "", now, told)
             continue
         deliveries.append(
             Delivery(
@@ -103,6 +107,12 @@ def lease(connection: Connection, platform: Platform, now: int, until: int, limi
             )
         )
     return deliveries
+
+
+def release(connection: Connection, at: int) -> None:
+    """Make due what an earlier process had leased for its first attempt when it died."""
+    leased = (outbox.c.lease > 0) & (outbox.c.attempts == 0) & (outbox.c.due_at > at)
+    connection.execute(update(outbox).where(leased).values(due_at=at))
 
 
 def next_due(connection: Connection, platform: Platform) -> int | None:
@@ -123,22 +133,42 @@ def seen(connection: Connection, delivery: Delivery) -> bool:
     return connection.scalars(read).one() > 0
 
 
-def settle(connection: Connection, delivery: Delivery, outcome: Outcome, reason: str, at: int) -> None:
-    _settle(connection, delivery.key, delivery.push, outcome, reason, at)
+def settle(connection: Connection, delivery: Delivery, outcome: Outcome, reason: str, at: int, told: Told) -> None:
+    """An answer that was seen while its push was on its way is taken back at once."""
+    device, push = delivery.device, delivery.push
+    late = outcome == "sent" and push.kind == "turn" and delivery.policy == "unseen" and seen(connection, delivery)
+    where = _settle(connection, delivery.key, push, outcome, reason, at, told)
+    if late and where is not None and withdraw_from([device], sent_to={device.device_id}, seen_on=None):
+        badge = unread(connection, device.user_id)
+        _take_back(connection, where, push, push.turn_id, push.message_id, badge, at)
 
 
-def _settle(connection: Connection, key: int, push: Push, outcome: Outcome, reason: str, at: int) -> None:
+def _settle(
+    connection: Connection, key: int, push: Push, outcome: Outcome, reason: str, at: int, told: Told
+) -> dict[str, Any] | None:
+    """Where the row belonged; None if it was settled before."""
     row = connection.execute(select(outbox).where(outbox.c.key == key)).one_or_none()
     if row is None:
-        return
+        return None
     connection.execute(delete(outbox).where(outbox.c.key == key))
+    where = {name: getattr(row, name) for name in PLACE}
     if push.kind in ("turn", "approval"):
-        _keep_outcome(connection, {name: getattr(row, name) for name in PLACE}, push, outcome, reason, at)
+        _keep_outcome(connection, where, push, outcome, reason, at)
+        told.append((row.platform, outcome))
+    return where
 
 
 def reschedule(connection: Connection, delivery: Delivery, due_at: int, attempts: int) -> None:
     ours = (outbox.c.key == delivery.key) & (outbox.c.lease == delivery.lease)
     connection.execute(update(outbox).where(ours).values(due_at=due_at, attempts=attempts))
+
+
+def sizes(connection: Connection) -> dict[Platform, int]:
+    """How many pushes have no outcome, by platform."""
+    waiting = dict.fromkeys(get_args(Platform), 0)
+    for platform, count in connection.execute(select(outbox.c.platform, func.count()).group_by(outbox.c.platform)):
+        waiting[platform] = count
+    return waiting
 
 
 def outcomes(connection: Connection, turn_id: str) -> list[PushOutcome]:
@@ -175,20 +205,33 @@ def withdraw(connection: Connection, thread: Thread, before: int, upto: int, but
     ids = {device.device_id for device in told}
     for row in shown:
         if row.device_id in ids:
-            push = Push(
-                kind="seen",
-                title="",
-                body="",
-                length=0,
-                thread_id=thread.thread_id,
-                turn_id=row.turn_id,
-                message_id=row.message_id,
-                agent=thread.agent,
-                status="completed",
-                badge=badge,
-            )
             where = {name: getattr(row, name) for name in PLACE}
-            _add(connection, where, push, "always", created_at=at, due_at=at, expires_at=at + WITHDRAWAL_MS)
+            _take_back(connection, where, thread, row.turn_id, row.message_id, badge, at)
+
+
+def _take_back(
+    connection: Connection,
+    where: dict[str, Any],
+    thread: Thread | Push,
+    turn_id: str,
+    message_id: str,
+    badge: int,
+    at: int,
+) -> None:
+    """Withdraw the notification of an answer from one device."""
+    push = Push(
+        kind="seen",
+        title="",
+        body="",
+        length=0,
+        thread_id=thread.thread_id,
+        turn_id=turn_id,
+        message_id=message_id,
+        agent=thread.agent,
+        status="completed",
+        badge=badge,
+    )
+    _add(connection, where, push, "always", created_at=at, due_at=at, expires_at=at + WITHDRAWAL_MS)
 
 
 def forget_thread(connection: Connection, thread_key: int) -> None:

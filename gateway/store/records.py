@@ -244,3 +244,41 @@ class ThreadSummary(msgspec.Struct, frozen=True, kw_only=True):
     unread: int
     """Answers behind the read mark."""
     read_message_id: str | None
+
+
+class PairCode(msgspec.Struct, frozen=True, kw_only=True):
+    """A one-time code. Times are milliseconds since 1970."""
+
+    digest: bytes
+    """SHA-256 of the code."""
+    user_id: str
+    created_at: int
+    expires_at: int
+
+
+class NewDeviceToken(msgspec.Struct, frozen=True, kw_only=True):
+    """A token to be given for a code. Whose it is, the code says."""
+
+    token_id: str
+    digest: bytes
+    """SHA-256 of the token."""
+    name: str
+    created_at: int
+
+
+class DeviceToken(msgspec.Struct, frozen=True, kw_only=True):
+    """What is kept of a paired device's token."""
+
+    token_id: str
+    digest: bytes
+    user_id: str
+    name: str
+    created_at: int
+
+
+class DeviceTokens(msgspec.Struct, frozen=True, kw_only=True):
+    """All tokens of paired devices."""
+
+    mark: tuple[int, int]
+    """Another one after every change."""
+    tokens: list[DeviceToken]

@@ -6,11 +6,23 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 
 from sqlalchemy import URL, Connection, Engine, text
 
-from gateway.store import adopting, attachments, devices, log, outbox, searching, secrets, steering, threads, turns
+from gateway.store import (
+    adopting,
+    attachments,
+    devices,
+    log,
+    outbox,
+    pairing,
+    searching,
+    secrets,
+    steering,
+    threads,
+    turns,
+)
 from gateway.store.base import StoreUnavailable
 from gateway.store.engine import READERS, create_file, sqlite_engine, sqlite_url, translated
 from gateway.store.migrate import migrate
@@ -20,10 +32,14 @@ from gateway.store.records import (
     Approval,
     Attachment,
     Checkpoint,
+    DeviceToken,
+    DeviceTokens,
     Found,
     Message,
+    NewDeviceToken,
     NewTurn,
     Outcome,
+    PairCode,
     PushOutcome,
     PushPlan,
     Segment,
@@ -33,9 +49,11 @@ from gateway.store.records import (
 )
 from gateway.store.sqloutbox import SqlOutbox
 from gateway.store.writer import Writer
-from notifications.records import Device
+from notifications.records import Device, Platform
+from notifications.records import Outcome as PushOutcomeKind
 
 T = TypeVar("T")
+OnPushOutcome: TypeAlias = Callable[[Platform | None, PushOutcomeKind], None]
 
 
 def _prepare(url: URL, writing: Engine) -> None:
@@ -59,18 +77,28 @@ class SqlStore:
     """
 
     def __init__(
-        self, writer: Writer, reading: Engine, readers: ThreadPoolExecutor, searcher: ThreadPoolExecutor
+        self,
+        writer: Writer,
+        reading: Engine,
+        readers: ThreadPoolExecutor,
+        searcher: ThreadPoolExecutor,
+        on_push_outcome: OnPushOutcome,
     ) -> None:
         self._writer = writer
         self._reading = reading
         self._readers = readers
         self._searcher = searcher
+        self._on_push_outcome = on_push_outcome
         self._closed = False
 
     @classmethod
     @asynccontextmanager
-    async def open(cls, url: str) -> AsyncIterator[SqlStore]:
+    async def open(
+        cls, url: str, *, on_push_outcome: OnPushOutcome = lambda platform, outcome: None
+    ) -> AsyncIterator[SqlStore]:
         """Make the file (its directory must be there), migrate it, and use it until the block ends.
+
+        `on_push_outcome` hears of every push that has its outcome, once that is committed.
 
         Raises:
             ValueError: `url` names no SQLite file.
@@ -84,7 +112,7 @@ class SqlStore:
             await asyncio.get_running_loop().run_in_executor(readers, _prepare, parsed, writing)
             writer = Writer(writing)
             writer.start()
-            store = cls(writer, reading, readers, searcher)
+            store = cls(writer, reading, readers, searcher, on_push_outcome)
             try:
                 yield store
             finally:
@@ -101,6 +129,10 @@ class SqlStore:
     def _snapshot(self, work: Callable[[Connection], T]) -> T:
         with translated(), self._reading.connect() as connection:
             return work(connection)
+
+    def _tell(self, told: outbox.Told) -> None:
+        for platform, outcome in told:
+            self._on_push_outcome(platform, outcome)
 
     async def accept(self, new: NewTurn) -> Accepted:
         for _ in range(3):
@@ -124,7 +156,10 @@ class SqlStore:
             await self._writer.run(lambda connection: log.checkpoint(connection, batch))
 
     async def finish(self, outcome: Outcome) -> Turn | None:
-        return await self._writer.run(lambda connection: turns.finish(connection, outcome))
+        told: outbox.Told = []
+        following = await self._writer.run(lambda connection: turns.finish(connection, outcome, told))
+        self._tell(told)
+        return following
 
     async def cancel_queued(self, thread_key: int, turn_id: str | None, at: int) -> list[Turn]:
         return await self._writer.run(lambda connection: turns.cancel_queued(connection, thread_key, turn_id, at))
@@ -190,8 +225,8 @@ class SqlStore:
     async def approval(self, user_id: str, approval_id: str) -> Approval | None:
         return await self._read(lambda connection: log.approval(connection, user_id, approval_id))
 
-    async def put_device(self, device: Device) -> None:
-        await self._writer.run(lambda connection: devices.put(connection, device))
+    async def put_device(self, device: Device, token_id: str | None = None) -> None:
+        await self._writer.run(lambda connection: devices.put(connection, device, token_id))
 
     async def devices(self, user_id: str) -> list[Device]:
         return await self._read(lambda connection: devices.of_user(connection, user_id))
@@ -203,7 +238,12 @@ class SqlStore:
         return await self._writer.run(lambda connection: devices.remove(connection, user_id, device_id))
 
     async def enqueue_push(self, turn_id: str, wanted: PushPlan, at: int) -> None:
-        await self._writer.run(lambda connection: turns.enqueue_push(connection, turn_id, wanted, at))
+        told: outbox.Told = []
+        await self._writer.run(lambda connection: turns.enqueue_push(connection, turn_id, wanted, at, told))
+        self._tell(told)
+
+    async def release_pushes(self, at: int) -> None:
+        await self._writer.run(lambda connection: outbox.release(connection, at))
 
     async def push_outcomes(self, turn_id: str) -> list[PushOutcome]:
         return await self._read(lambda connection: outbox.outcomes(connection, turn_id))
@@ -234,9 +274,30 @@ class SqlStore:
     async def secret(self, name: str) -> bytes:
         return await self._writer.run(lambda connection: secrets.secret(connection, name))
 
+    async def add_pair_code(self, code: PairCode) -> None:
+        await self._writer.run(lambda connection: pairing.add_code(connection, code))
+
+    async def pair(self, code_digest: bytes, new: NewDeviceToken) -> DeviceToken | None:
+        # Anybody may try codes: what is wrong costs no write.
+        if not await self._read(lambda connection: pairing.is_good(connection, code_digest, new.created_at)):
+            return None
+        return await self._writer.run(lambda connection: pairing.pair(connection, code_digest, new))
+
+    async def all_device_tokens(self, unless: tuple[int, int] | None) -> DeviceTokens | None:
+        return await self._read(lambda connection: pairing.tokens(connection, unless))
+
+    async def device_tokens(self, user_id: str) -> list[DeviceToken]:
+        return await self._read(lambda connection: pairing.of_user(connection, user_id))
+
+    async def remove_device_token(self, user_id: str, token_id: str) -> bool:
+        return await self._writer.run(lambda connection: pairing.remove(connection, user_id, token_id))
+
     @property
     def outbox(self) -> SqlOutbox:
-        return SqlOutbox(self._writer, self._read)
+        return SqlOutbox(self._writer, self._read, self._on_push_outcome)
+
+    async def outbox_sizes(self) -> dict[Platform, int]:
+        return await self._read(outbox.sizes)
 
     async def ping(self) -> None:
         await self._read(lambda connection: connection.execute(text("SELECT 1")).all())

@@ -176,6 +176,7 @@ devices = Table(
     Column("app_id", String),
     Column("notify", String),
     Column("registered_at", Millis, nullable=False),
+    Column("token_id", String),
     UniqueConstraint("platform", "token"),
     comment="a token is on one phone, so it belongs to one device of one user: the last that handed it in",
 )
@@ -251,4 +252,31 @@ secrets = Table(
     Column("name", String, primary_key=True),
     Column("value", LargeBinary, nullable=False),
     comment="keys that the gateway made for itself, the same on every node",
+)
+
+pair_codes = Table(
+    "pair_codes",
+    metadata,
+    Column("digest", LargeBinary(32), primary_key=True),
+    Column("user_id", String, nullable=False),
+    Column("created_at", Millis, nullable=False),
+    Column("expires_at", Millis, nullable=False),
+    Index(None, "user_id", "created_at"),
+    comment="one-time codes that have not been used, as their SHA-256",
+)
+
+device_tokens = Table(
+    "device_tokens",
+    metadata,
+    Column("key", Key, primary_key=True, autoincrement=True),
+    Column("token_id", String, nullable=False),
+    Column("digest", LargeBinary(32), nullable=False),
+    Column("user_id", String, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("created_at", Millis, nullable=False),
+    UniqueConstraint("token_id"),
+    UniqueConstraint("digest"),
+    Index(None, "user_id"),
+    sqlite_autoincrement=True,  # the highest key and the number of rows tell whether anything has changed
+    comment="tokens of paired devices, as their SHA-256; a row never changes, and is deleted when it is revoked",
 )

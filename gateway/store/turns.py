@@ -141,7 +141,7 @@ def existing(connection: Connection, new: NewTurn) -> Accepted | None:
     return Accepted(thread=thread, turn=turn, duplicate=True, created_thread=False, queued=ahead)
 
 
-def finish(connection: Connection, outcome: Outcome) -> Turn | None:
+def finish(connection: Connection, outcome: Outcome, told: outbox.Told) -> Turn | None:
     """Raises: LookupError: no such turn runs. ValueError: the checkpoint is another thread's, or leaves a gap."""
     key = connection.scalars(select(turns.c.thread_key).where(turns.c.turn_id == outcome.turn_id)).one_or_none()
     thread = None if key is None else lock(connection, key)
@@ -169,7 +169,7 @@ def finish(connection: Connection, outcome: Outcome) -> Turn | None:
     insert_message(connection, thread.key, position, ended.answer_id, outcome.at, outcome.content)
     touch(connection, thread, outcome.at)
     if outcome.push is not None:
-        outbox.enqueue(connection, thread, position, outcome.push, outcome.at)
+        outbox.enqueue(connection, thread, position, outcome.push, outcome.at, told)
     return start_next(connection, thread.key, outcome.at) if outcome.start_next else None
 
 
@@ -245,9 +245,9 @@ def open_turns(connection: Connection, thread_key: int) -> list[Turn]:
     return [turn_of(row) for row in connection.execute(statement.order_by(turns.c.number))]
 
 
-def enqueue_push(connection: Connection, turn_id: str, wanted: PushPlan, at: int) -> None:
+def enqueue_push(connection: Connection, turn_id: str, wanted: PushPlan, at: int, told: outbox.Told) -> None:
     """A push about a turn that still runs. Nothing happens if there is no such turn."""
     row = connection.execute(select(turns.c.thread_key, turns.c.number).where(turns.c.turn_id == turn_id)).one_or_none()
     thread = None if row is None else lock(connection, row.thread_key)
     if row is not None and thread is not None:
-        outbox.enqueue(connection, thread, answer_position(row.number), wanted, at)
+        outbox.enqueue(connection, thread, answer_position(row.number), wanted, at, told)

@@ -69,7 +69,7 @@ def turn_error(info: Any, message: str = "", retried: Any = None) -> ProviderErr
     if found is None and status is not None and status >= 500:
         found = _KINDS["internalServerError"]
     code, sentence, retryable = found or _KINDS.get(kind) or ("upstream_error", "Codex could not finish.", True)
-    return ProviderError(code, sentence, retryable=retryable)
+    return ProviderError(code, sentence, retryable=retryable, refused=False)  # Codex has the message already
 
 
 def disconnected() -> ProviderError:

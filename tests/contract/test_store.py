@@ -17,9 +17,11 @@ from sqlalchemy.exc import IntegrityError
 from gateway.store.base import IdConflict, QueueFull, Store, StoreUnavailable, WrongAgent
 from gateway.store.records import (
     Accepted,
+    Adoption,
     Approval,
     Attachment,
     Checkpoint,
+    Exchange,
     NewTurn,
     Outcome,
     Segment,
@@ -846,3 +848,42 @@ async def test_a_message_that_its_turn_did_not_take_can_be_sent_anew_under_the_s
     await store.unsteer("m-2")
     queued = await store.accept(new("2"))
     assert (queued.steered, queued.duplicate, queued.turn.status) == (False, False, "queued")
+
+
+def adoption(thread_id: str, session_id: str, user_id: str = "alice") -> Adoption:
+    exchange = Exchange(
+        turn_id=f"u-{user_id}-{thread_id}",
+        message_id=f"m-{user_id}-{thread_id}",
+        answer_id=f"a-{user_id}-{thread_id}",
+        question="Q",
+        answer="A",
+    )
+    return Adoption(
+        user_id=user_id,
+        agent="codex",
+        thread_id=thread_id,
+        title="Q",
+        session={"codex_thread_id": session_id},
+        exchanges=[exchange],
+        epoch=7,
+        at=7,
+    )
+
+
+async def test_a_session_is_one_thread_of_each_user_whatever_it_is_called(store: Store) -> None:
+    first, made = await store.adopt(adoption("s-1", "one"))
+    assert made
+    assert await store.adopt(adoption("s-1", "one")) == (first, False)
+    assert await store.adopt(adoption("s-2", "one")) == (first, False)
+    for other in (adoption("s-3", "two"), adoption("s-1", "one", "bob")):
+        thread, made = await store.adopt(other)
+        assert made
+        assert thread.key != first.key
+
+
+async def test_a_session_adopted_again_after_its_thread_was_deleted_starts_behind_it(store: Store) -> None:
+    first, _ = await store.adopt(adoption("s-1", "one"))
+    assert await store.delete("alice", "s-1")
+    again, made = await store.adopt(adoption("s-1", "one"))
+    assert made
+    assert again.epoch > first.epoch

@@ -12,19 +12,48 @@ import pytest
 
 from tests.client import Client
 from tests.fakes.messages_api import MessagesApi
+from tests.fakes.responses_api import ResponsesApi
 from tests.server import MODULE, TOKENS, GatewayProcess
 
 NewClient = Callable[..., Client]
 NewGateway = Callable[..., GatewayProcess]
 
 
-@pytest.fixture(scope="module")
-def upstream_port() -> Iterator[int]:
-    """A port that stays this module's: the gateway is told of it once, each test's `messages_api` listens on it."""
+@contextlib.contextmanager
+def reserved_port() -> Iterator[int]:
+    """A port that stays ours: nothing listens on it but what is told to."""
     with socket.socket() as reservation:
         reservation.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         reservation.bind(("127.0.0.1", 0))
         yield reservation.getsockname()[1]
+
+
+@pytest.fixture(scope="module")
+def upstream_port() -> Iterator[int]:
+    """A port that stays this module's: the gateway is told of it once, each test's `messages_api` listens on it."""
+    with reserved_port() as port:
+        yield port
+
+
+@pytest.fixture(scope="module")
+def responses_port() -> Iterator[int]:
+    """The like, for `responses_api`."""
+    with reserved_port() as port:
+        yield port
+
+
+@pytest.fixture(scope="module")
+def dead_port() -> Iterator[int]:
+    """Nothing ever listens on it."""
+    with reserved_port() as port:
+        yield port
+
+
+@pytest.fixture
+async def responses_api(responses_port: int) -> AsyncIterator[ResponsesApi]:
+    """The model of Codex and of the agents that speak the Responses API, for one test."""
+    async with ResponsesApi(port=responses_port) as api:
+        yield api
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import time
 
 from tests.client import Client, place
@@ -128,7 +129,7 @@ async def test_without_a_new_epoch_the_stale_cursor_would_be_honoured(
     await gateway.start_soon()
     phone = new_client(gateway, agent="claude")
     thread_id, _, queued_id, _ = await killed_mid_turn(gateway, messages_api, phone)
-    gateway.command = ("-c", WITHOUT_NEW_EPOCH)
+    gateway.command = (sys.executable, "-c", WITHOUT_NEW_EPOCH)
     await gateway.restart()
     await answered(gateway, queued_id)
     assert (await phone.resume(thread_id))["recovered"] is True

@@ -83,7 +83,7 @@ async def test_detached_is_the_last_frame_of_a_thread(
     await phone.finish(accepted["turn_id"])
     assert kinds(await tablet.quiet()) == []
     await tablet.send("detach", thread_id=thread_id)
-    assert (await tablet.receive(until="error"))[-1]["code"] == "not_found"
+    assert (await tablet.receive(until="detached"))[-1]["thread_id"] == thread_id  # again: there is nothing to stop
     attached = await tablet.attach(thread_id, tablet.cursors[thread_id])
     assert attached["recovered"] is True
     assert await tablet.finish(accepted["turn_id"]) == phone.done[accepted["turn_id"]]
@@ -261,3 +261,20 @@ async def test_what_is_longer_than_a_frame_comes_cut_and_whole_by_http(
     assert attached["recovered"] is False
     answered = snapshot["messages"][-1]
     assert (answered["truncated"], answered["length"]) == (True, len(whole))
+
+
+async def test_a_message_that_waits_is_followed_from_its_own_first_event(
+    gateway: GatewayProcess, new_client: NewClient
+) -> None:
+    first, second = new_client(gateway), new_client(gateway)
+    await first.connect()
+    running = await first.message("/pieces 40 0.03")
+    await first.receive(until=lambda frame: frame["type"] == "message")
+    await second.connect()
+    waiting = await second.message("/echo mine", thread_id=running["thread_id"])
+    assert waiting["queued"] == 1
+    await second.finish(waiting["turn_id"])
+    logged = [frame for frame in second.frames if "cursor" in frame and frame["type"] != "accepted"]
+    assert {frame["turn_id"] for frame in logged} == {waiting["turn_id"]}
+    assert logged[0]["type"] == "user_message"
+    await first.finish(running["turn_id"])

@@ -98,6 +98,7 @@ async def test_what_is_another_user_s_is_not_found_on_the_socket_exactly_as_what
         for frame in (foreign, unknown):
             await bob.send_text(json.dumps(frame))
             answers.append((await bob.receive(until="error"))[-1])
+            assert answers[-1].pop("thread_id", None) == frame.get("thread_id"), "what was asked for, and no more"
         assert answers[0]["code"] == "not_found", foreign
         assert without(answers[0], "timestamp") == without(answers[1], "timestamp")
     assert {frame["type"] for frame in bob.frames} == {"ready", "error"}
@@ -242,6 +243,9 @@ async def test_before_ready_every_frame_but_auth_is_refused_and_nothing_happens(
     for frame in (
         {"type": "message", "content": "/echo too early", "thread_id": "too-early"},
         {"type": "ping"},
+        {"type": "attach"},
+        {"type": "juggle"},
+        {},
         *frames_about(UNKNOWN),
     ):
         await client.send_text(json.dumps(frame))

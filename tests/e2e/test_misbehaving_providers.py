@@ -8,13 +8,26 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
 
 from gateway.answer import ANSWER_CHARS
-from providers import ApprovalRequest, Completed, Event, Progress, SessionUpdated, TextDelta, ToolCall, Turn
+from providers import (
+    ApprovalRequest,
+    Completed,
+    Event,
+    Option,
+    Progress,
+    ProviderError,
+    SessionUpdated,
+    TextDelta,
+    ToolCall,
+    Turn,
+)
 from providers.base import Capability
 from tests.client import Client
 from tests.e2e.inprocess import GatewayHere, gateway_here
+from tests.server import TOKENS
 
 LIMITS = {"first_event_seconds": 0.5, "idle_seconds": 0.5, "total_seconds": 2.0}
 CLOSING_SECONDS = 0.5
@@ -130,6 +143,36 @@ async def ends_the_process(turn: Turn) -> AsyncGenerator[Event]:
     raise SystemExit(1)
 
 
+async def interrupts_the_process(turn: Turn) -> AsyncGenerator[Event]:
+    yield TextDelta("a", "half")
+    raise KeyboardInterrupt
+
+
+async def fails_in_half_a_surrogate(turn: Turn) -> AsyncGenerator[Event]:
+    yield TextDelta("a", "half")
+    raise ProviderError("upstream_error", "\x00\ud800")
+
+
+async def fails_with_an_error_as_words(turn: Turn) -> AsyncGenerator[Any]:
+    yield TextDelta("a", "half")
+    raise ProviderError("upstream_error", ValueError(SECRET))  # type: ignore[arg-type]  # wrong on purpose
+
+
+async def fails_without_a_code(turn: Turn) -> AsyncGenerator[Any]:
+    yield TextDelta("a", "half")
+    raise ProviderError(None, None, object(), "soon")  # type: ignore[arg-type]  # wrong on purpose
+
+
+async def fails_at_great_length(turn: Turn) -> AsyncGenerator[Event]:
+    yield TextDelta("a", "half")
+    raise ProviderError("upstream_error", "x" * 2_000_000, retry_after=float("inf"))
+
+
+async def offers_too_much(turn: Turn) -> AsyncGenerator[Event]:
+    await turn.approve(ApprovalRequest("tool", "x", options=tuple(Option(str(n), "x" * 1000) for n in range(1000))))
+    yield Completed()
+
+
 async def raises_generator_exit(turn: Turn) -> AsyncGenerator[Event]:
     yield TextDelta("a", "half")
     raise GeneratorExit
@@ -190,6 +233,12 @@ CASES: dict[Callable[[Turn], Any], str] = {
     cancels_itself: "provider_fault",
     cancels_its_task: "provider_fault",
     ends_the_process: "provider_fault",
+    interrupts_the_process: "provider_fault",
+    fails_in_half_a_surrogate: "upstream_error",
+    fails_with_an_error_as_words: "upstream_error",
+    fails_without_a_code: "provider_fault",
+    fails_at_great_length: "upstream_error",
+    offers_too_much: "provider_fault",
     raises_generator_exit: "provider_fault",
     is_a_coroutine: "provider_fault",
     is_a_list: "provider_fault",
@@ -309,3 +358,38 @@ async def test_a_log_with_a_bad_turn_in_it_can_be_read_again(here: GatewayHere) 
         async with here.client() as again:
             await again.attach(stream.__name__, accepted["cursor"])
             assert (await again.finish(accepted["turn_id"]))["content"] == done["content"]
+
+
+class SaysNothingOfItself:
+    """What it leaves out is unsupported; its `__aenter__` returns nothing."""
+
+    async def __aenter__(self) -> None:
+        self.entered = True
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        pass
+
+    async def stream(self, turn: Turn, /) -> AsyncGenerator[Event]:
+        assert self.entered
+        yield TextDelta("a", "Hi")
+        yield Completed()
+
+
+class SaysItInAList(SaysNothingOfItself):
+    capabilities: list[Any] = ["reasoning", "juggling", 7]  # noqa: RUF012 - wrong on purpose
+
+
+async def test_an_agent_whose_provider_leaves_out_its_capabilities_answers_and_is_listed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = {"plain": SaysNothingOfItself(), "listing": SaysItInAList()}
+    async with gateway_here(tmp_path, monkeypatch, providers=given) as here:
+        for name, able in (("plain", []), ("listing", ["reasoning"])):
+            async with here.client(agent=name) as client:
+                assert client.ready["capabilities"] == able
+                accepted = await client.message("Hi", when_busy="steer", thread_id=name)
+                assert (await client.finish(accepted["turn_id"]))["content"] == "Hi"
+        async with httpx2.AsyncClient(base_url=here.url, trust_env=False) as http:
+            answer = await http.get("/api/agents", headers={"Authorization": f"Bearer {TOKENS['alice']}"})
+        listed = {agent["name"]: agent["capabilities"] for agent in answer.json()["agents"]}
+        assert (listed["plain"], listed["listing"]) == ([], ["reasoning"])

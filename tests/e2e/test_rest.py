@@ -129,7 +129,7 @@ async def test_unknown_paths_and_methods_are_told_in_the_same_form(gateway: Gate
     async with gateway.http() as http:
         for method, path, status, code in (
             ("GET", "/api/nothing/here", 404, "not_found"),
-            ("GET", "/", 404, "not_found"),
+            ("GET", "/nothing", 404, "not_found"),
             ("POST", "/api/threads", 405, "method_not_allowed"),
             ("DELETE", "/api/agents", 405, "method_not_allowed"),
         ):

@@ -172,3 +172,18 @@ async def test_cancelling_a_turn_resolves_its_approval_and_its_tool_call(
     assert [f["decision"] for f in frames if f["type"] == "approval_resolved"] == ["cancelled"]
     assert [f["status"] for f in frames if f["type"] == "tool_result"] == ["failed", "failed"]
     assert frames[-1]["status"] == "cancelled"
+
+
+async def test_accepted_comes_before_anything_of_its_turn_also_in_a_thread_that_is_followed(
+    gateway: GatewayProcess, new_client: NewClient
+) -> None:
+    phone = new_client(gateway)
+    await phone.connect()
+    first = await phone.message("/echo one")
+    await phone.finish(first["turn_id"])
+    for number in range(20):
+        behind = len(phone.frames)
+        accepted = await phone.message(f"/echo {number}", thread_id=first["thread_id"])
+        await phone.finish(accepted["turn_id"])
+        of_turn = [frame["type"] for frame in phone.frames[behind:] if frame.get("turn_id") == accepted["turn_id"]]
+        assert of_turn[:2] == ["accepted", "user_message"]

@@ -118,9 +118,9 @@ def unused_port() -> int:
 
 
 class ResponsesApi:
-    """The server; listens on a port of its own from entering the context until leaving it."""
+    """The server; listens from entering the context until leaving it, on a port of its own unless `port` names one."""
 
-    def __init__(self, key: str | None = "test-key", models: Iterable[str] = ("test-model",)) -> None:
+    def __init__(self, key: str | None = "test-key", models: Iterable[str] = ("test-model",), *, port: int = 0) -> None:
         self.key = key
         """The bearer token that requests must carry; None accepts any or none."""
         self.models = tuple(models)
@@ -132,7 +132,7 @@ class ResponsesApi:
         self._numbers = itertools.count(1)
         self._server: asyncio.Server | None = None
         self._open: set[asyncio.StreamWriter] = set()
-        self.port = 0
+        self.port = port
 
     @property
     def base_url(self) -> str:
@@ -154,7 +154,7 @@ class ResponsesApi:
         return self.calls[count - 1]
 
     async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0, backlog=512)
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port, backlog=512)
         self.port = self._server.sockets[0].getsockname()[1]
         return self
 

@@ -16,6 +16,7 @@ from gateway.attachments import Attachments
 from gateway.connection import Connection
 from gateway.eventlog.local import LocalEventLog
 from gateway.hub import Hub
+from gateway.metrics import Metrics
 from gateway.notices import Notices
 from gateway.protocol import MessageBody
 from gateway.pushing import Pushing
@@ -58,6 +59,7 @@ class Parts:
     turns: TurnEngine
     resume: Resume
     hub: Hub
+    metrics: Metrics
     agents: dict[str, Scripted]
 
     async def submit(self, content: str = "Hi", agent: str = "a", user_id: str = "alice", **fields: Any) -> Accepted:
@@ -147,18 +149,18 @@ async def engine(
     made = Settings(state_dir=tmp_path, **(settings or {}))
     scripted = {name: Scripted(stream) for name, stream in streams.items()}
     agents = Agents({n: Agent(n, "scripted", p, None, {}, made.turn) for n, p in scripted.items()}, made.turn)
-    logs, hub = LocalEventLog(store), Hub()
+    logs, hub, metrics = LocalEventLog(store), Hub(), Metrics()
     checkpoints = asyncio.create_task(logs.keep_checkpointing())
     try:
         async with Pushing.open(made, store) as pushing:
             approvals = Approvals(store, logs, pushing, made.approval.timeout_seconds)
             attachments = Attachments(store, tmp_path / "attachments", 2**20, 2**22)
             notices, frame_bytes = Notices(store, hub, pushing), made.limits.server_frame_bytes
-            runner = LocalRunner(store, logs, agents, attachments, approvals, notices, pushing, frame_bytes)
+            runner = LocalRunner(store, logs, agents, attachments, approvals, notices, pushing, metrics, frame_bytes)
             async with runner, TurnEngine(made, store, agents, attachments, notices, runner) as turns:
                 await runner.recover()
-                resume = Resume(store, logs, frame_bytes)
-                yield Parts(made, store, logs, approvals, runner, turns, resume, hub, scripted)
+                resume = Resume(store, logs, metrics, frame_bytes)
+                yield Parts(made, store, logs, approvals, runner, turns, resume, hub, metrics, scripted)
                 assert not checkpoints.done(), checkpoints
             await logs.checkpoint()
     finally:

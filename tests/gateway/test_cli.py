@@ -81,7 +81,7 @@ def test_the_owners_link_is_shown_once_and_later_the_files_name(tmp_path: Path) 
     with started(tmp_path) as process:
         second = stop(process)
     assert token not in second
-    assert f"the owner token is in {tmp_path / 'state' / 'owner-token'}\n" in second
+    assert f"the owner token is in {tmp_path / 'state' / 'owner-token'}; " in second
 
 
 def test_with_tokens_in_the_settings_there_is_no_owner_token(tmp_path: Path) -> None:

@@ -156,7 +156,7 @@ def test_a_task_whose_exception_no_one_took_is_logged_without_its_text(lines: Li
 
 def test_uvicorn_shows_no_query_and_no_access_line(lines: Lines) -> None:
     client = ("10.0.0.1", 5)
-    logging.getLogger("uvicorn.error").info('%s - "WebSocket %s" [accepted]', client, f"/api/demo/ws?token={SECRET}")
+    logging.getLogger("uvicorn.error").warning('%s - "WebSocket %s" [accepted]', client, f"/api/demo/ws?token={SECRET}")
     logging.getLogger("uvicorn.access").info('%s - "%s"', client, f"/?token={SECRET}")
     (line,) = lines()
     assert line["event"].endswith('"WebSocket /api/demo/ws" [accepted]')

@@ -51,7 +51,7 @@ def test_nothing_set_gives_the_documented_defaults(home: Path) -> None:
     assert (settings.push.policy, settings.push.grace_seconds) == ("unseen", 3)
     assert (settings.compat.agent, settings.compat.trust_user_id) == ("claude", False)
     assert (settings.limits.client_frame_bytes, settings.limits.server_frame_bytes) == (262144, 524288)
-    assert settings.database.startswith("sqlite+aiosqlite:////")
+    assert settings.database.startswith("sqlite:////")
     assert settings.database.endswith("/.agentline/agentline.db")
 
 
@@ -216,10 +216,10 @@ def test_an_agent_made_by_hand_is_merged_the_same_way() -> None:
 
 def test_secrets_do_not_show(home: Path) -> None:
     settings = load(
-        home, AGENTLINE_AUTH__TOKENS=f'{{"alice": "{SECRET}"}}', AGENTLINE_DATABASE_URL=f"postgres://u:{SECRET}@h/d"
+        home, AGENTLINE_AUTH__TOKENS=f'{{"alice": "{SECRET}"}}', AGENTLINE_DATABASE_URL=f"sqlite:///{SECRET}.db"
     )
     assert SECRET not in repr(settings) + str(settings)
-    assert settings.database == f"postgresql+asyncpg://u:{SECRET}@h/d"
+    assert settings.database == f"sqlite:///{SECRET}.db"
     assert settings.auth.tokens["alice"].get_secret_value() == SECRET
 
 

@@ -95,3 +95,12 @@ def test_of_many_tools_the_newest_are_shown() -> None:
         add(log, protocol.ToolCall, call_id=str(number), name="shell", title="", arguments={})
     tools = summed(log).shown("u1", 10_000)["tools"]
     assert [tool["call_id"] for tool in tools] == [str(number) for number in range(30, TOOLS_SHOWN + 30)]
+
+
+def test_tools_are_shown_as_far_as_they_fit_the_newest_first() -> None:
+    log = empty_log()
+    for number in range(10):
+        add(log, protocol.ToolCall, call_id=f"c{number}", name="shell", title="😀" * 200, arguments={})
+    tools = summed(log).shown("u1", 4_000)["tools"]
+    assert [tool["call_id"] for tool in tools] == ["c8", "c9"]
+    assert json_size(tools) <= 2_000

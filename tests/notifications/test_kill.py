@@ -48,6 +48,7 @@ class Killer:
 
     async def kill_amid_work(self) -> None:
         """Lets a worker run up to a random point, then kills it with SIGKILL."""
+        connections = self.fake.connections
         process = await self.start()
         try:
             # Half of them while it connects, with rows leased; half between some request and its answer.
@@ -55,7 +56,11 @@ class Killer:
                 target = self.fake.requests + self.rng.randint(1, 40)
                 with suppress(TimeoutError):
                     await self.fake.until(lambda: self.fake.requests >= target, within=3.0)
-            await asyncio.sleep(self.rng.random() * 0.03)
+                await asyncio.sleep(self.rng.random() * 0.03)
+            else:
+                async with asyncio.timeout(10):
+                    while self.fake.connections == connections:  # noqa: ASYNC110  the fake counts, and tells nobody
+                        await asyncio.sleep(0.001)
         finally:
             process.kill()
             await process.wait()

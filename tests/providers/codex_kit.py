@@ -32,8 +32,10 @@ BINARY = str(bundled_codex_path())
 SECONDS = 30.0
 
 
-def config(api: ResponsesApi, *, port: int | None = None, **more: Any) -> dict[str, Any]:
-    base_url = api.base_url if port is None else f"http://127.0.0.1:{port}/v1"
+def config(api: ResponsesApi | None, *, port: int | None = None, **more: Any) -> dict[str, Any]:
+    """One of the two says where the model is."""
+    assert api is not None or port is not None
+    base_url = f"http://127.0.0.1:{api.port if api is not None and port is None else port}/v1"
     return {
         "model_providers.fake": {
             "name": "fake",
@@ -48,7 +50,7 @@ def config(api: ResponsesApi, *, port: int | None = None, **more: Any) -> dict[s
     }
 
 
-def options(home: Path, api: ResponsesApi, *, port: int | None = None, **more: Any) -> dict[str, Any]:
+def options(home: Path, api: ResponsesApi | None, *, port: int | None = None, **more: Any) -> dict[str, Any]:
     """Options of a provider that asks the fake. `config` in `more` is added to what that needs."""
     return {
         "binary": BINARY,

@@ -165,7 +165,8 @@ async def test_what_is_not_known_yet_does_no_harm(api: MessagesApi, claude: Clau
             BlockDelta({"type": "sparkle_delta"}),
             "B",
         ),
-        Send({"type": "content_block_delta", "index": 77, "delta": {"type": "text_delta", "text": "lost"}}),
+        Raw(b"event: telemetry\ndata: not even JSON\n\n"),
+        Send({"type": "content_block_delta", "index": 77, "delta": {"type": "sparkle_delta"}}),
         *web_search("nobody asked", call_id="unknown"),
         *end(),
     ]
@@ -173,6 +174,14 @@ async def test_what_is_not_known_yet_does_no_harm(api: MessagesApi, claude: Clau
     assert text_of(events) == "AB"
     assert not [e for e in events if isinstance(e, ToolResult)]
     assert events[-1] == Completed("end_turn")
+
+
+async def test_text_of_a_block_whose_beginning_was_not_announced_is_not_lost(
+    api: MessagesApi, claude: ClaudeProvider
+) -> None:
+    delta = {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": "A"}}
+    api.script = [*start(), Send(delta), Send(delta), *end()]
+    assert text_of(await collected(claude, turn("Hi"))) == "AA"
 
 
 async def test_keeping_alive_counts_as_progress(api: MessagesApi, claude: ClaudeProvider) -> None:

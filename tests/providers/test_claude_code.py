@@ -310,7 +310,7 @@ async def test_a_model_server_that_cannot_be_reached_ends_the_turn(bench: Bench)
         **bench.options(base_url="http://127.0.0.1:9", env={"CLAUDE_CODE_MAX_RETRIES": "0"})
     ) as provider:
         error, events = await failure(provider, turn("Hi"))
-    assert error.retryable
+    assert (error.code, error.retryable, error.refused) == ("connection_failed", True, False)
     assert text_of(events) == ""
 
 

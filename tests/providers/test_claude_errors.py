@@ -91,12 +91,12 @@ async def test_a_status_before_the_stream(
         ([Raw(b"\xff\xfe"), Cut()], ("disconnected", True, False)),
         ([EndEarly()], ("incomplete", True, False)),
         ([Raw(b'event: content_block_delta\ndata: {"type":\n\n')], ("upstream_error", True, False)),
-        ([Raw(b'event: x\ndata: "text"\n\n')], ("upstream_error", True, False)),
+        ([Raw(b'event: message_delta\ndata: "text"\n\n')], ("upstream_error", True, False)),
         (
             [Raw(b'event: content_block_delta\ndata: {"type":"content_block_delta"}\n\n')],
             ("upstream_error", True, False),
         ),
-        ([Raw(b"event: x\ndata: " + b"[" * 100_000 + b"\n\n")], ("upstream_error", True, False)),
+        ([Raw(b"event: message_delta\ndata: " + b"[" * 100_000 + b"\n\n")], ("upstream_error", True, False)),
     ],
 )
 async def test_a_failure_inside_the_stream_keeps_the_text_before_it(

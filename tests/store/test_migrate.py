@@ -1,6 +1,7 @@
 """The migrated schema is the one that the statements are written for, from every starting point."""
 
 import asyncio
+import re
 import sqlite3
 from pathlib import Path
 
@@ -15,6 +16,8 @@ from gateway.store.engine import sqlite_engine, sqlite_url
 from gateway.store.migrate import SCRIPTS, DatabaseTooNew, migrate
 from gateway.store.sql import SqlStore
 from gateway.store.tables import metadata
+
+CLAUSE = re.compile(r"\n|, (?=[a-z_]+ [A-Z])")
 
 
 def revisions() -> list[str]:
@@ -31,7 +34,8 @@ def schema(path: Path) -> dict[str, str]:
         rows = database.execute(
             "SELECT name, sql FROM sqlite_master WHERE sql IS NOT NULL AND name <> 'alembic_version'"
         )
-        return {name: "\n".join(sorted(line.strip(" ,\t") for line in sql.splitlines())) for name, sql in rows}
+        # An added column stands in the line of the one before it.
+        return {name: "\n".join(sorted(line.strip(" ,\t") for line in CLAUSE.split(sql))) for name, sql in rows}
     finally:
         database.close()
 
