@@ -47,8 +47,7 @@ class GatewayProcess:
             "AGENTS": {"codex": None, "claude": None, "demo": {"pace": 0}},
             **(environment or {}),
         }
-        self.command = tuple(command)
-        self._python = str(python)
+        self.command = (str(python), *command)
         self.url = ""
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -102,7 +101,7 @@ class GatewayProcess:
         }
         with self.log_path.open("ab") as log:
             self._process = subprocess.Popen(
-                [self._python, *self.command],
+                self.command,
                 cwd=self.state_dir,
                 env=variables,
                 stdin=subprocess.DEVNULL,
