@@ -12,7 +12,11 @@ GatewayError
 ├── Busy                busy               a turn runs and none may wait behind it
 │   └── QueueFull                          as many turns wait in the thread as may
 ├── TooLarge            too_large          a body of more bytes than may be sent
-├── LimitExceeded       limit_exceeded     more of something than one connection may have
+├── UnsupportedType     unsupported_type   a file of a type that is not taken
+├── NoAttachments       no_attachments     the agent takes no attachments
+├── SlowBody            timeout            the body did not come in time
+├── LimitExceeded       limit_exceeded     more of something than one connection, or user, may have
+│   └── AttachmentsFull                    as many bytes of attachments as one user may have
 ├── AgentUnavailable    agent_unavailable  the agent is not configured; the reason is for the operator
 ├── UpstreamFailed      upstream_failed    the agent's backend could not do what was asked for just now
 ├── Draining            draining           this server is about to stop; another one takes new messages
@@ -102,8 +106,25 @@ class TooLarge(GatewayError):
     code, status = "too_large", 413
 
 
+class UnsupportedType(GatewayError):
+    code, status = "unsupported_type", 415
+
+
+class NoAttachments(GatewayError):
+    code, status = "no_attachments", 409
+
+
+class SlowBody(GatewayError):
+    code, status, retryable = "timeout", 408, True
+
+
 class LimitExceeded(GatewayError):
     code, status = "limit_exceeded", 429
+
+
+class AttachmentsFull(LimitExceeded):
+    def __init__(self) -> None:
+        super().__init__("there is no room left for your attachments: delete threads that have some")
 
 
 class AgentUnavailable(GatewayError):

@@ -14,7 +14,16 @@ from typing import Annotated, Any, Literal, TypeAlias, TypeVar
 
 import msgspec
 from msgspec import UNSET, UnsetType
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    TypeAdapter,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 
 from gateway.errors import BadFrame
 from gateway.text import cut, cut_json, json_size, normalise_json
@@ -23,6 +32,8 @@ VERSION = 1
 SUBPROTOCOL = "agentline.v1"
 SERVER_FRAME_BYTES = 512 * 1024
 """iOS sockets refuse a message over 1 MiB."""
+MESSAGE_ATTACHMENTS = 10
+"""As many may one message have."""
 
 
 class CloseCode(IntEnum):
@@ -57,19 +68,26 @@ class Auth(ClientFrame):
     token: str
 
 
+class AttachmentReference(ClientFrame):
+    """Names an attachment that was uploaded before."""
+
+    id: Annotated[str, StringConstraints(min_length=1, max_length=64)]
+
+
 class MessageBody(ClientFrame):
     """What a user says, on a socket or by HTTP."""
 
+    attachments: Annotated[list[AttachmentReference], Field(max_length=MESSAGE_ATTACHMENTS)] = []
     content: str
+    """May be blank only beside an attachment."""
     id: ClientId | None = None
     thread_id: ThreadId | None = None
-    attachments: Annotated[list[Any], Field(max_length=0)] = []
     when_busy: Literal["queue", "steer", "reject"] = "queue"
 
     @field_validator("content")
     @classmethod
-    def _says_something(cls, content: str) -> str:
-        if not content.strip():
+    def _says_something(cls, content: str, info: ValidationInfo) -> str:
+        if not content.strip() and not info.data.get("attachments"):
             raise ValueError("Text should hold more than white space")
         return content
 
@@ -263,10 +281,40 @@ class Attached(Frame, tag="attached"):
     turns: list[OpenTurn]
 
 
+class ShownAttachment(msgspec.Struct, frozen=True, gc=False):
+    """An attachment as messages show it. Its bytes: `GET /api/attachments/{id}`."""
+
+    id: str
+    name: str
+    content_type: str
+    size: int
+
+
+def shown_attachments(stored: Sequence[Any]) -> Sequence[ShownAttachment]:
+    """The attachments of a message, as the store keeps them."""
+    return msgspec.convert(stored, tuple[ShownAttachment, ...])
+
+
+class ShownMessage(msgspec.Struct, frozen=True, gc=False):
+    """A message as snapshots and the history show it."""
+
+    message_id: str
+    turn_id: str
+    role: Literal["user", "assistant"]
+    content: str
+    created_at: str
+    attachments: Sequence[ShownAttachment] | UnsetType = UNSET
+    """A user's; missing in an answer."""
+    status: Literal["queued", "running", "completed", "cancelled", "failed", "interrupted"] | UnsetType | None = UNSET
+    """An answer's: how its turn ended."""
+    truncated: bool | UnsetType = UNSET
+    length: int | UnsetType = UNSET
+
+
 class Snapshot(Frame, tag="snapshot"):
     thread_id: str
     cursor: str
-    messages: list[dict[str, Any]]
+    messages: list[ShownMessage]
     turn: dict[str, Any] | None
     approvals: list[dict[str, Any]]
 
@@ -320,7 +368,7 @@ class UserMessage(LoggedFrame, tag="user_message"):
     message_id: str
     id: str | None
     content: str
-    attachments: Sequence[Any] = ()
+    attachments: Sequence[ShownAttachment] = ()
     truncated: bool | UnsetType = UNSET
     length: int | UnsetType = UNSET
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
+from msgspec import UNSET
+
 from gateway.clock import rfc3339, timestamp
 from gateway.connection import Connection
 from gateway.errors import NotFound
@@ -12,7 +15,7 @@ from gateway.eventlog.log import ThreadLog
 from gateway.eventlog.position import Position
 from gateway.follow import Follow
 from gateway.metrics import Metrics
-from gateway.protocol import Accepted, ApprovalRequest, Attached, OpenTurn, Snapshot
+from gateway.protocol import Accepted, ApprovalRequest, Attached, OpenTurn, ShownMessage, Snapshot, shown_attachments
 from gateway.store import records
 from gateway.store.base import Store
 from gateway.text import cut, cut_json, json_size
@@ -161,34 +164,36 @@ def _accepted(accepted: records.Accepted, position: Position) -> Accepted:
     )
 
 
-def shown_message(message: records.Message, limit: int | None = None) -> dict[str, Any]:
+def shown_message(message: records.Message, limit: int | None = None) -> ShownMessage:
     """A message as snapshots and the history show it, its content cut to at most `limit` bytes."""
-    content = message.content if limit is None else cut(message.content, limit)
-    shown: dict[str, Any] = {
-        "message_id": message.message_id,
-        "turn_id": message.turn_id,
-        "role": message.role,
-        "content": content,
-        "created_at": rfc3339(message.created_at),
-    }
-    if message.role == "user":
-        shown["attachments"] = list(message.attachments)
-    else:
-        shown["status"] = message.status
-    if len(content) < len(message.content):
-        shown |= {"truncated": True, "length": len(message.content)}
-    return shown
+    shown = ShownMessage(
+        message_id=message.message_id,
+        turn_id=message.turn_id,
+        role=message.role,
+        content=message.content,
+        created_at=rfc3339(message.created_at),
+        attachments=shown_attachments(message.attachments) if message.role == "user" else UNSET,
+        status=message.status if message.role == "assistant" else UNSET,
+    )
+    return shown if limit is None else _cut(shown, limit)
 
 
-def _newest_that_fit(messages: list[dict[str, Any]], room: int) -> list[dict[str, Any]]:
+def _cut(message: ShownMessage, limit: int) -> ShownMessage:
+    content = cut(message.content, limit)
+    if len(content) == len(message.content):
+        return message
+    return msgspec.structs.replace(message, content=content, truncated=True, length=len(message.content))
+
+
+def _newest_that_fit(messages: list[ShownMessage], room: int) -> list[ShownMessage]:
     """The newest messages that take at most `room` bytes together; a single one that is too long comes cut."""
-    chosen: list[dict[str, Any]] = []
+    chosen: list[ShownMessage] = []
     for message in reversed(messages):
         size = json_size(message) + 1
         if size > room:
             if not chosen:
-                content = cut(message["content"], max(room - 1024, 2))
-                chosen.append(message | {"content": content, "truncated": True, "length": len(message["content"])})
+                around = json_size(message) - json_size(message.content) + len(',"truncated":true,"length":') + 20
+                chosen.append(_cut(message, max(room - around, 2)))
             break
         room -= size
         chosen.append(message)

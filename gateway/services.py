@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from gateway.agents import Agents
 from gateway.approvals import Approvals
+from gateway.attachments import Attachments
 from gateway.auth import AnyOf, Authenticator, authenticator, users_of
 from gateway.devicetokens import DeviceTokens
 from gateway.eventlog.local import LocalEventLog
@@ -38,6 +39,7 @@ class Services:
     hub: Hub
     notices: Notices
     approvals: Approvals
+    attachments: Attachments
     runner: LocalRunner
     turns: TurnEngine
     resume: Resume
@@ -55,7 +57,7 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
     Raises:
         SettingsError, OwnerTokenError, StoreUnavailable: it cannot start.
     """
-    settings.prepare_state_dir()
+    state_path = settings.prepare_state_dir()
     tokens = authenticator(settings)
     frame_bytes = settings.limits.server_frame_bytes
     hub, metrics = Hub(), Metrics()
@@ -70,16 +72,21 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         logs = LocalEventLog(store)
         notices = Notices(store, hub, pushing)
         approvals = Approvals(store, logs, pushing, settings.approval.timeout_seconds)
+        limits = settings.limits
+        attachments = Attachments(
+            store, state_path / "attachments", limits.attachment_bytes, limits.user_attachment_bytes
+        )
         send_deadlines = SendDeadlines(settings.send_seconds)
         background = [
             asyncio.create_task(logs.keep_checkpointing(), name="checkpoints"),
             asyncio.create_task(logs.keep_trimming(), name="trimming"),
+            asyncio.create_task(attachments.keep_sweeping(), name="attachments"),
             asyncio.create_task(send_deadlines.keep(), name="send deadlines"),
             asyncio.create_task(device_tokens.keep(), name="device tokens"),
         ]
         try:
-            runner = LocalRunner(store, logs, agents, approvals, notices, pushing, metrics, frame_bytes)
-            async with runner, TurnEngine(settings, store, agents, notices, runner) as turns:
+            runner = LocalRunner(store, logs, agents, attachments, approvals, notices, pushing, metrics, frame_bytes)
+            async with runner, TurnEngine(settings, store, agents, attachments, notices, runner) as turns:
                 await runner.recover()
                 yield Services(
                     settings=settings,
@@ -91,6 +98,7 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
                     hub=hub,
                     notices=notices,
                     approvals=approvals,
+                    attachments=attachments,
                     runner=runner,
                     turns=turns,
                     resume=Resume(store, logs, metrics, frame_bytes),

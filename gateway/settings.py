@@ -50,7 +50,7 @@ UNSUPPORTED: dict[str, str] = {
 `lease_seconds` is not among them: it says something about many nodes, and nothing without them."""
 
 _AGENT_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}")
-_RESERVED = frozenset(("agents", "approvals", "devices", "health", "pair", "threads", "turns"))
+_RESERVED = frozenset(("agents", "approvals", "attachments", "devices", "health", "pair", "search", "threads", "turns"))
 """Names that `/api/{agent}/…` would share with another path of the HTTP interface."""
 _TOKEN = re.compile(r"[!-~]+")
 
@@ -143,6 +143,10 @@ class LimitSettings(_Group):
     client_frame_bytes: Bytes = 256 * 1024
     server_frame_bytes: Bytes = 512 * 1024
     """Sockets of iOS refuse frames over 1 MiB."""
+    attachment_bytes: Bytes = 20 * 1024 * 1024
+    """The largest file that may be attached to a message."""
+    user_attachment_bytes: int = Field(default=2 * 1024**3, ge=1024)
+    """All attachments of one user together."""
     queue: int = Field(default=8, ge=0, le=1000)
     """How many turns may wait in a thread behind the running one."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -98,3 +99,12 @@ def _shortened(value: Any, length: int) -> Any:
     if isinstance(value, list):
         return [_shortened(item, length) for item in value[:length]]
     return value
+
+
+def snippet(content: str, words: Sequence[str], around: int = 80) -> str:
+    """About `around` characters on either side of the first of the words in `content`, on one line."""
+    match = re.search("|".join(re.escape(word) for word in words), content, re.IGNORECASE)
+    begin, end = match.span() if match else (0, 0)
+    first, last = max(begin - around, 0), min(end + around, len(content))
+    shown = " ".join(content[first:last].split())
+    return ("…" if first else "") + shown + ("…" if last < len(content) else "")

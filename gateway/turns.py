@@ -14,12 +14,13 @@ import msgspec
 import structlog
 
 from gateway.agents import Agents
+from gateway.attachments import Attachments
 from gateway.clock import now
-from gateway.errors import Busy, Draining, NotFound, NotRetryable, QueueFull
+from gateway.errors import Busy, Draining, NoAttachments, NotFound, NotRetryable, QueueFull
 from gateway.eventlog.position import new_epoch
 from gateway.ids import new_id
 from gateway.notices import Notices
-from gateway.protocol import MessageBody
+from gateway.protocol import AttachmentReference, MessageBody
 from gateway.runner.local import LocalRunner
 from gateway.settings import Settings
 from gateway.store.base import Store
@@ -39,10 +40,19 @@ _log = structlog.get_logger(__name__)
 class TurnEngine:
     """What people may ask of turns. A change that was begun is not given up when the client goes away that asked."""
 
-    def __init__(self, settings: Settings, store: Store, agents: Agents, notices: Notices, runner: LocalRunner) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        store: Store,
+        agents: Agents,
+        attachments: Attachments,
+        notices: Notices,
+        runner: LocalRunner,
+    ) -> None:
         self._settings = settings
         self._store = store
         self._agents = agents
+        self._attachments = attachments
         self._notices = notices
         self._runner = runner
         self._changes: set[asyncio.Task[Any]] = set()
@@ -72,6 +82,9 @@ class TurnEngine:
         agent.ready()
         if self.draining:
             raise Draining("this server is about to stop: send the message again after reconnecting", retry_after=1.0)
+        if message.attachments and "attachments" not in agent.capabilities:
+            raise NoAttachments(f"the agent {agent_name!r} takes no attachments", field="attachments")
+        attached = await self._attachments.shown(user_id, [one.id for one in message.attachments])
         at = now()
         new = NewTurn(
             user_id=user_id,
@@ -83,10 +96,10 @@ class TurnEngine:
             message_id=new_id("m"),
             answer_id=new_id("m"),
             content=message.content,
-            attachments=tuple(message.attachments),
+            attachments=attached,
             retry_of=retry_of,
             epoch=new_epoch(),
-            title=title_of(message.content),
+            title=title_of(message.content) or title_of(" ".join(one["name"] for one in attached)),
             queue_limit=0 if message.when_busy == "reject" else self._settings.limits.queue,
             at=at,
         )
@@ -122,7 +135,8 @@ class TurnEngine:
             accepted = await self._store.accept(msgspec.structs.replace(new, steer_into=steer_into))
             if accepted.duplicate or not accepted.steered:
                 return await self._begin(accepted, new, announce)
-            if await running.steering.hand_over(Message("user", new.content)):
+            attached = self._attachments.for_provider(new.user_id, new.attachments)
+            if await running.steering.hand_over(Message("user", new.content, attached)):
                 if announce is not None:
                     announce(accepted)
                 running.log_user_message(accepted.turn)
@@ -140,7 +154,8 @@ class TurnEngine:
         thread, turn = await self._find(user_id, turn_id)
         if turn.status not in ("failed", "interrupted", "cancelled"):
             raise NotRetryable(f"the turn is {turn.status}: only one that failed or was stopped can be tried again")
-        body = MessageBody(content=await self._asked(thread, turn), thread_id=thread.thread_id)
+        attached = [AttachmentReference(id=one["id"]) for one in turn.attachments]
+        body = MessageBody(content=await self._asked(thread, turn), thread_id=thread.thread_id, attachments=attached)
         return await self.submit(user_id, thread.agent, body, retry_of=turn_id)
 
     async def _asked(self, thread: Thread, turn: Turn) -> str:
@@ -172,10 +187,12 @@ class TurnEngine:
         thread = await self._store.thread(user_id, thread_id)
         if thread is not None and (running := self._runner.in_thread(thread.key)) is not None:
             await running.ended.wait()
+        hashes = set() if thread is None else await self._store.thread_hashes(thread.key)
         if not await self._store.delete(user_id, thread_id):
             raise NotFound("there is no such thread", field="thread_id")
         if thread is not None:
             self._notices.deleted(thread)
+        await self._attachments.let_go(hashes)
 
     async def _uninterrupted(self, change: Coroutine[Any, Any, Result]) -> Result:
         task = asyncio.get_running_loop().create_task(change)

@@ -17,6 +17,7 @@ __all__ = [
     "CAPABILITIES",
     "DECLINED",
     "ApprovalRequest",
+    "Attachment",
     "Capability",
     "Decision",
     "Message",
@@ -32,12 +33,30 @@ CAPABILITIES: frozenset[str] = frozenset(("reasoning", "tools", "approvals", "st
 
 
 @dataclass(frozen=True, slots=True)
+class Attachment:
+    """An image or a document in a user's message."""
+
+    id: str
+    name: str
+    """As the user called the file; not unique."""
+    content_type: str
+    """`image/png`, `image/jpeg`, `image/gif`, `image/webp` or `application/pdf`: what its first bytes say it is."""
+    size: int
+    """Bytes."""
+    read: Callable[[], Awaitable[bytes]]
+    """Its content. Nothing is read before this is called. Raises `ProviderError` if it is gone."""
+
+
+@dataclass(frozen=True, slots=True)
 class Message:
     """One message of the conversation."""
 
     role: Literal["user", "assistant"]
     content: str
-    """Well-formed text without NUL; an assistant's may be empty or partial if its turn did not complete."""
+    """Well-formed text without NUL; an assistant's may be empty or partial if its turn did not complete, a user's
+    may be blank beside an attachment."""
+    attachments: Sequence[Attachment] = ()
+    """A user's, for providers with the capability `attachments`; others get none."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import urlsplit
 
+from providers.attachments import AttachmentBounds, Part, loaded
 from providers.base import Capability, Message, Turn
 from providers.claude_errors import error, from_opening, from_reading
 from providers.claude_events import AnswerReader
@@ -33,6 +34,11 @@ MAX_CONNECTIONS = 10_000
 """Streams at once. Not None: the aiohttp transport takes None for its own default of 100."""
 MAX_CONTINUATIONS = 16
 """How often a turn that the API paused is continued before it counts as ended."""
+ATTACHMENTS = AttachmentBounds(
+    image_bytes=5 * 1024 * 1024 * 3 // 4, document_bytes=20 * 1024 * 1024, total_bytes=20 * 1024 * 1024, count=20
+)
+"""The API takes 5 MB of base64 per image, 32 MB per request, and larger pictures only where there are at most 20
+(platform.claude.com, build-with-claude/vision, general limits)."""
 MCP_BETA = "mcp-client-2025-11-20"
 _TAIL_SECONDS = 0.25
 
@@ -61,7 +67,7 @@ class ClaudeProvider:
     """
 
     name = "claude"
-    capabilities: frozenset[Capability] = frozenset(("reasoning", "tools"))
+    capabilities: frozenset[Capability] = frozenset(("reasoning", "tools", "attachments"))
 
     def __init__(
         self,
@@ -117,7 +123,7 @@ class ClaudeProvider:
         client = self._client
         if client is None:
             raise ProviderError("provider_fault", "The Claude provider was not started.")
-        messages = _conversation(turn.messages)
+        messages = await _conversation(turn.messages)
         reader: AnswerReader | None = None
         for _ in range(MAX_CONTINUATIONS + 1):
             continued, reader = reader is not None, AnswerReader(reader)
@@ -209,23 +215,55 @@ def _expect_event_stream(response: anthropic.AsyncAPIResponse[Any]) -> None:
         raise error("upstream_error")
 
 
-def _conversation(messages: Sequence[Message]) -> list[dict[str, Any]]:
+async def _conversation(messages: Sequence[Message]) -> list[dict[str, Any]]:
     """The history as the API takes it: no blank message, a user's first and last, roles in turn.
 
     An answer may be missing (its turn failed before any text); the two questions around it become one message.
     """
-    said = [message for message in messages if message.content.strip()]
+    said = [message for message in messages if _says_something(message)]
     while said and said[0].role != "user":
         said.pop(0)
-    if not said or said[-1].role != "user" or not messages[-1].content.strip():
+    if not said or said[-1].role != "user" or not _says_something(messages[-1]):
         raise ProviderError("invalid_request", "There is no text in the message.")
     history: list[dict[str, Any]] = []
-    for message in said:
+    for message, parts in zip(said, await loaded(said, ATTACHMENTS), strict=True):
+        content = _content(message, parts)
         if history and history[-1]["role"] == message.role:
-            history[-1]["content"] += "\n\n" + message.content
+            history[-1]["content"] = _joined(history[-1]["content"], content)
         else:
-            history.append({"role": message.role, "content": message.content})
+            history.append({"role": message.role, "content": content})
     return history
+
+
+def _says_something(message: Message) -> bool:
+    return bool(message.content.strip() or message.attachments)
+
+
+def _content(message: Message, parts: Sequence[Part]) -> str | list[dict[str, Any]]:
+    """Text alone stays text; attachments stand before it, as the API's guide advises."""
+    if not parts:
+        return message.content
+    said = [{"type": "text", "text": message.content}] if message.content.strip() else []
+    return [*map(_block, parts), *said]
+
+
+def _block(part: Part) -> dict[str, Any]:
+    if part.data is None:
+        return {"type": "text", "text": part.absence}
+    source = {"type": "base64", "media_type": part.attachment.content_type, "data": part.data}
+    if part.is_image:
+        return {"type": "image", "source": source}
+    return {"type": "document", "source": source, "title": part.attachment.name}
+
+
+def _joined(first: str | list[dict[str, Any]], second: str | list[dict[str, Any]]) -> str | list[dict[str, Any]]:
+    if isinstance(first, str) and isinstance(second, str):
+        return f"{first}\n\n{second}"
+    return [
+        block
+        for content in (first, second)
+        for block in ([{"type": "text", "text": content}] if isinstance(content, str) else content)
+    ]
 
 
 def _credentials(api_key: str | None) -> dict[str, str]:

@@ -16,7 +16,8 @@ from types import TracebackType
 from typing import Any, Self, TypeAlias, cast
 from urllib.parse import urlsplit
 
-from providers.base import ApprovalRequest, Capability, Turn
+from providers.attachments import AttachmentBounds, Part, loaded
+from providers.base import ApprovalRequest, Capability, Message, Turn
 from providers.errors import ProviderError
 from providers.events import Completed, Event, Progress, Usage
 
@@ -41,6 +42,11 @@ _NOT_THE_API = "The model server does not keep to the Responses API."
 _DRAIN_SECONDS = 0.05
 _MOST_CONNECTIONS = 10_000
 """One stream holds one connection; aiohttp's own limit is 100, so the 101st turn would wait."""
+
+_ATTACHMENTS = AttachmentBounds(
+    image_bytes=20 * 1024 * 1024, document_bytes=32 * 1024 * 1024, total_bytes=32 * 1024 * 1024, count=100
+)
+"""The API takes 50 MB of files per request, base64 included (platform.openai.com, guides/pdf-files)."""
 
 _Stream: TypeAlias = openai.AsyncStream[object]
 
@@ -123,7 +129,7 @@ class OpenAIProvider:
     @property
     def capabilities(self) -> frozenset[Capability]:
         asks = any(tool.get("type") == "mcp" for tool in self._request.get("tools", ()))
-        return frozenset(("reasoning", "tools", "approvals") if asks else ("reasoning", "tools"))
+        return frozenset(("reasoning", "tools", "attachments", *(("approvals",) if asks else ())))
 
     async def __aenter__(self) -> Self:
         await asyncio.to_thread(warm_up)  # other agents may be answering
@@ -136,8 +142,10 @@ class OpenAIProvider:
 
     async def stream(self, turn: Turn, /) -> AsyncGenerator[Event]:
         """Answer `turn`; see `providers.base.Provider.stream`."""
+        said = [message for message in turn.messages if message.content or message.attachments]
         conversation: list[Any] = [
-            {"role": message.role, "content": message.content} for message in turn.messages if message.content
+            {"role": message.role, "content": _content(message, parts)}
+            for message, parts in zip(said, await loaded(said, _ATTACHMENTS), strict=True)
         ]
         total = Usage()
         begun = False
@@ -202,6 +210,22 @@ class OpenAIProvider:
             )
         )
         return {"type": "mcp_approval_response", "approval_request_id": item.id, "approve": decision.approved}
+
+
+def _content(message: Message, parts: Sequence[Part]) -> str | list[dict[str, Any]]:
+    """Text alone stays text: servers other than OpenAI's know no other content."""
+    if not parts:
+        return message.content
+    said = [{"type": "input_text", "text": message.content}] if message.content.strip() else []
+    return [*map(_input, parts), *said]
+
+
+def _input(part: Part) -> dict[str, Any]:
+    if part.data is None:
+        return {"type": "input_text", "text": part.absence}
+    if part.is_image:
+        return {"type": "input_image", "image_url": part.url, "detail": "auto"}
+    return {"type": "input_file", "filename": part.attachment.name, "file_data": part.url}
 
 
 async def _next(stream: _Stream) -> Mapping[str, Any] | None:

@@ -17,6 +17,8 @@ from typing import Any
 
 import httpx2
 
+from tests.contracts import check_answer
+
 ROOT = Path(__file__).parent.parent
 TOKENS = {"alice": "token-of-alice", "bob": "token-of-bob"}
 START_SECONDS = 30.0
@@ -184,9 +186,13 @@ class GatewayProcess:
             os.kill(self.pid, signal.SIGCONT)
 
     def http(self, user: str | None = "alice") -> httpx2.AsyncClient:
-        """A client of its HTTP interface with the user's token, to be closed by the caller."""
+        """A client of its HTTP interface with the user's token, to be closed by the caller.
+
+        Fails at an answer that `/openapi.json` does not declare.
+        """
         headers = {} if user is None else {"Authorization": f"Bearer {TOKENS[user]}"}
-        return httpx2.AsyncClient(base_url=self.url, headers=headers, timeout=10, trust_env=False)
+        hooks = {"response": [check_answer]}
+        return httpx2.AsyncClient(base_url=self.url, headers=headers, timeout=10, trust_env=False, event_hooks=hooks)
 
     async def get(self, path: str, user: str | None = "alice") -> Any:
         """The JSON that `GET path` answers with 200."""

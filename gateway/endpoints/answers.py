@@ -5,10 +5,29 @@ from __future__ import annotations
 from typing import Any
 
 import msgspec
+from msgspec import UNSET, UnsetType
 from starlette.requests import Request
 from starlette.responses import Response
 
 from gateway.errors import GatewayError
+
+
+class Problem(msgspec.Struct, frozen=True):
+    """What was wrong."""
+
+    code: str
+    message: str
+    """For a person."""
+    retryable: bool
+    """Whether the same request may succeed later without a change."""
+    field: str | UnsetType = UNSET
+    """The name of the field at fault, dotted where it is nested."""
+    retry_after: float | UnsetType = UNSET
+    """Seconds to wait before another try."""
+
+
+class Failure(msgspec.Struct, frozen=True):
+    error: Problem
 
 
 def answer(value: Any, status: int = 200) -> Response:
@@ -18,25 +37,46 @@ def answer(value: Any, status: int = 200) -> Response:
     )
 
 
-def failure(status: int, code: str, message: str, retryable: bool = False, **further: Any) -> Response:
+def failure(
+    status: int,
+    code: str,
+    message: str,
+    retryable: bool = False,
+    *,
+    field: str | None = None,
+    retry_after: float | None = None,
+) -> Response:
     """`{"error": {…}}` with the fitting status."""
-    response = answer({"error": {"code": code, "message": message, "retryable": retryable, **further}}, status)
-    if "retry_after" in further:
-        response.headers["Retry-After"] = str(max(1, round(further["retry_after"])))
+    problem = Problem(
+        code,
+        message,
+        retryable,
+        field=UNSET if field is None else field,
+        retry_after=UNSET if retry_after is None else retry_after,
+    )
+    response = answer(Failure(problem), status)
+    if retry_after is not None:
+        response.headers["Retry-After"] = str(max(1, round(retry_after)))
     if status == 401:
         response.headers["WWW-Authenticate"] = "Bearer"
     return response
 
 
+def code_of(error: GatewayError | type[GatewayError]) -> str:
+    """The error's code in HTTP answers."""
+    return "bad_request" if error.code == "bad_frame" else error.code
+
+
 def refusal(error: GatewayError) -> Response:
     """The answer that tells of a refusal."""
-    further: dict[str, Any] = {}
-    if error.field is not None:
-        further["field"] = error.field
-    if error.retry_after is not None:
-        further["retry_after"] = error.retry_after
-    code = "bad_request" if error.code == "bad_frame" else error.code
-    return failure(error.status, code, error.message, error.retryable, **further)
+    return failure(
+        error.status,
+        code_of(error),
+        error.message,
+        error.retryable,
+        field=error.field,
+        retry_after=error.retry_after,
+    )
 
 
 async def refused(request: Request, error: Exception) -> Response:

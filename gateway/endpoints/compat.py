@@ -16,9 +16,10 @@ from gateway import protocol
 from gateway.answer import SEPARATOR
 from gateway.auth import Identity
 from gateway.endpoints.bearer import expect_known_origin, identity_of
+from gateway.endpoints.bodies import body_of
 from gateway.endpoints.eventstream import HEADERS, EventStream, Shown, closed_on_failure, open_connection
-from gateway.endpoints.rest import body_of
-from gateway.errors import BadFrame, GatewayError
+from gateway.endpoints.operations import Binary, operation
+from gateway.errors import BadFrame, GatewayError, SlowBody, TooLarge
 from gateway.services import Services
 
 LOST = "The connection to the answer was lost. The agent goes on; the answer will be in the thread."
@@ -123,15 +124,20 @@ class AnswerText:
         return self._dialect.chunk(rest) if rest else ""
 
 
+STREAM = Binary(("text/event-stream",), "The answer's pieces, then that it is done; a failure is told in the stream.")
+
+
+@operation("older front ends", body=QuestionBody, answers={200: STREAM}, errors=(TooLarge, SlowBody))
 async def query_stream(request: Request) -> Response:
-    """`POST /query_stream`"""
+    """`POST /query_stream`: as one of the older front ends asks."""
     _expect_token(request)
     body = await body_of(request, QuestionBody)
     return await _answer(request, QueryStream(), body.user_id, "question", body.question, body.thread_id)
 
 
+@operation("older front ends", body=QueryBody, answers={200: STREAM}, errors=(TooLarge, SlowBody))
 async def project_query(request: Request) -> Response:
-    """`POST /projects/{project_id}/threads/{thread_id}/query/stream`"""
+    """`POST /projects/{project_id}/threads/{thread_id}/query/stream`: as the other asks."""
     _expect_token(request)
     body = await body_of(request, QueryBody)
     return await _answer(request, ProjectQuery(), body.user_id, "query", body.query, request.path_params["thread_id"])

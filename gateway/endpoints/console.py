@@ -82,7 +82,10 @@ def read_static_files() -> dict[str, StaticFile]:
 
 def routes() -> list[Route]:
     """A route for each file. They answer GET and HEAD, need no token and hold no secret."""
-    return [Route(file.path, _endpoint(file), methods=["GET"]) for file in read_static_files().values()]
+    return [
+        Route(file.path, _endpoint(file), methods=["GET"], include_in_schema=False)
+        for file in read_static_files().values()
+    ]
 
 
 def _endpoint(file: StaticFile) -> Callable[[Request], Awaitable[Response]]:

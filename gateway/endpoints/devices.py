@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
+import msgspec
+from msgspec import UNSET, UnsetType
 from pydantic import Field, StringConstraints
 from starlette.requests import Request
 from starlette.responses import Response
@@ -12,11 +14,12 @@ from gateway import protocol
 from gateway.clock import now, rfc3339
 from gateway.endpoints.answers import answer
 from gateway.endpoints.bearer import identity_of
-from gateway.endpoints.rest import body_of
-from gateway.errors import BadFrame, NotFound
+from gateway.endpoints.bodies import body_of
+from gateway.endpoints.operations import operation
+from gateway.errors import BadFrame, NotFound, SlowBody, TooLarge
 from gateway.pushing import NOT_CONFIGURED
 from gateway.services import Services
-from notifications.records import Device
+from notifications.records import Device, Outcome
 
 DEVICE_ID = 128
 TOKEN_CHARS = 4096
@@ -33,8 +36,22 @@ class DeviceBody(protocol.ClientFrame):
     notify: Literal["unseen", "always", "never"] | None = None
 
 
+class DeviceShown(msgspec.Struct, frozen=True):
+    """Without the token: whoever has it can push to the phone."""
+
+    device_id: str
+    platform: Literal["ios", "android", "web", "ntfy"]
+    environment: Literal["production", "sandbox"]
+    app_id: str | None
+    notify: Literal["unseen", "always", "never"] | None
+    registered_at: str
+    deliverable: bool | UnsetType = UNSET
+    """In the answer to a registration: whether this server can reach the platform."""
+
+
+@operation("devices", body=DeviceBody, answers={200: DeviceShown}, errors=(TooLarge, SlowBody))
 async def put_device(request: Request) -> Response:
-    """`PUT /api/devices/{device_id}`"""
+    """`PUT /api/devices/{device_id}`: register it for push, or tell what is new about it."""
     identity = identity_of(request)
     services: Services = request.app.state.services
     device_id = request.path_params["device_id"]
@@ -55,36 +72,56 @@ async def put_device(request: Request) -> Response:
     if refusal not in ("", NOT_CONFIGURED):
         raise BadFrame(f"token: nothing can be sent there ({refusal})", field="token")
     await services.store.put_device(device, identity.token_id)
-    return answer(_shown(device) | {"deliverable": not refusal})
+    return answer(msgspec.structs.replace(_shown(device), deliverable=not refusal))
 
 
+class DeviceList(msgspec.Struct, frozen=True):
+    devices: list[DeviceShown]
+    platforms: dict[str, bool]
+    """Which platforms this server can reach."""
+    webpush_key: str | None
+    """What a browser subscribes with (`applicationServerKey`)."""
+
+
+class TestShown(msgspec.Struct, frozen=True):
+    """How the test push went."""
+
+    device_id: str
+    outcome: Outcome
+    reason: str
+
+
+@operation("devices", answers={200: DeviceList})
 async def devices(request: Request) -> Response:
     """`GET /api/devices`: the user's devices, and which platforms this server can reach."""
     identity = identity_of(request)
     services: Services = request.app.state.services
     found = await services.store.devices(identity.user_id)
-    return answer({"devices": [_shown(device) for device in found], **services.pushing.described()})
+    return answer(DeviceList([_shown(device) for device in found], **services.pushing.described()))
 
 
+@operation("devices", answers={200: DeviceShown}, errors=(NotFound,))
 async def device(request: Request) -> Response:
-    """`GET /api/devices/{device_id}`"""
+    """`GET /api/devices/{device_id}`: one device."""
     return answer(_shown(await _own(request)))
 
 
+@operation("devices", answers={204: None}, errors=(NotFound,))
 async def delete_device(request: Request) -> Response:
-    """`DELETE /api/devices/{device_id}`"""
+    """`DELETE /api/devices/{device_id}`: nothing is pushed there any more."""
     found = await _own(request)
     services: Services = request.app.state.services
     await services.store.remove_device(found.user_id, found.device_id)
     return Response(status_code=204)
 
 
+@operation("devices", answers={200: TestShown}, errors=(NotFound,))
 async def try_device(request: Request) -> Response:
     """`POST /api/devices/{device_id}/test`: a test push, and how it went."""
     found = await _own(request)
     services: Services = request.app.state.services
     outcome, reason = await services.pushing.test(found)
-    return answer({"device_id": found.device_id, "outcome": outcome, "reason": reason})
+    return answer(TestShown(found.device_id, outcome, reason))
 
 
 async def _own(request: Request) -> Device:
@@ -116,13 +153,12 @@ def _token(body: DeviceBody) -> str:
     return body.token.lower() if body.platform == "ios" else body.token
 
 
-def _shown(device: Device) -> dict[str, Any]:
-    """Without the token: whoever has it can push to the phone."""
-    return {
-        "device_id": device.device_id,
-        "platform": device.platform,
-        "environment": device.environment,
-        "app_id": device.app_id,
-        "notify": device.notify,
-        "registered_at": rfc3339(device.registered_at),
-    }
+def _shown(device: Device) -> DeviceShown:
+    return DeviceShown(
+        device_id=device.device_id,
+        platform=device.platform,
+        environment=device.environment,
+        app_id=device.app_id,
+        notify=device.notify,
+        registered_at=rfc3339(device.registered_at),
+    )

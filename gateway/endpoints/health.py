@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import Literal
 
+import msgspec
+from msgspec import UNSET, UnsetType
 from starlette.requests import Request
 from starlette.responses import Response
 
 from gateway.clock import timestamp
 from gateway.endpoints.answers import answer
 from gateway.endpoints.bearer import identity_or_none
+from gateway.endpoints.operations import operation
 from gateway.errors import StoreUnavailable
 from gateway.services import Services
 from gateway.version import version
@@ -19,22 +22,32 @@ STORE_SECONDS = 2.0
 """How long the database may take to answer before it counts as down."""
 
 
+class Health(msgspec.Struct, frozen=True):
+    status: Literal["ok", "degraded", "unavailable"]
+    version: str
+    timestamp: str
+    connections: dict[str, int]
+    """Open sockets by agent."""
+    checks: dict[str, str] | UnsetType = UNSET
+    """In words, for the owner alone."""
+
+
+class Readiness(msgspec.Struct, frozen=True):
+    status: Literal["ok", "draining", "unavailable"]
+
+
+@operation("health", answers={200: Health, 503: Health}, token=False)
 async def health(request: Request) -> Response:
-    """How the gateway is. Open to all; with an owner's token also `checks`, in words."""
+    """`GET /api/health`: how the gateway is. Open to all; with an owner's token also `checks`, in words."""
     services: Services = request.app.state.services
     store = await _store(services)
     counts = services.hub.counts()
     blocks = services.loop_watch.recent()
     degraded = bool(blocks) or services.runner.stuck > 0
-    shown: dict[str, Any] = {
-        "status": "unavailable" if store is not None else "degraded" if degraded else "ok",
-        "version": version(),
-        "timestamp": timestamp(),
-        "connections": {agent.name: counts[agent.name] for agent in services.agents},
-    }
+    checks: dict[str, str] | UnsetType = UNSET
     identity = identity_or_none(request)
     if identity is not None and identity.owner:
-        shown["checks"] = {
+        checks = {
             "store": store or "answers",
             "draining": "yes" if services.runner.draining else "no",
             "turns": f"{services.runner.count} running",
@@ -42,22 +55,31 @@ async def health(request: Request) -> Response:
             "event loop": "; ".join(f"blocked by {block.task} at {block.where}" for block in blocks) or "never blocked",
             **{f"agent {agent.name}": agent.reason or "configured" for agent in services.agents},
         }
+    shown = Health(
+        status="unavailable" if store is not None else "degraded" if degraded else "ok",
+        version=version(),
+        timestamp=timestamp(),
+        connections={agent.name: counts[agent.name] for agent in services.agents},
+        checks=checks,
+    )
     return answer(shown, 200 if store is None else 503)
 
 
+@operation("health", answers={200: Readiness}, token=False)
 async def live(request: Request) -> Response:
-    """The process answers."""
-    return answer({"status": "ok"})
+    """`GET /api/health/live`: the process answers."""
+    return answer(Readiness("ok"))
 
 
+@operation("health", answers={200: Readiness, 503: Readiness}, token=False)
 async def ready(request: Request) -> Response:
-    """New clients may be sent here."""
+    """`GET /api/health/ready`: new clients may be sent here."""
     services: Services = request.app.state.services
     if services.runner.draining:
-        return answer({"status": "draining"}, 503)
+        return answer(Readiness("draining"), 503)
     if await _store(services) is not None:
-        return answer({"status": "unavailable"}, 503)
-    return answer({"status": "ok"})
+        return answer(Readiness("unavailable"), 503)
+    return answer(Readiness("ok"))
 
 
 async def _store(services: Services) -> str | None:

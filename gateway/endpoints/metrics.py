@@ -9,6 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from gateway.endpoints.bearer import identity_of
+from gateway.endpoints.operations import Binary, operation
 from gateway.errors import Forbidden
 from gateway.metrics import Now
 from gateway.services import Services
@@ -17,8 +18,11 @@ FORWARDED = ("forwarded", "via", "x-real-ip")
 """With everything that begins with `x-forwarded`: a proxy has passed the request on."""
 
 
+@operation(
+    "health", answers={200: Binary(("text/plain", "application/openmetrics-text"), "In Prometheus' text format.")}
+)
 async def metrics(request: Request) -> Response:
-    """Open to who asks from this machine itself, else with an owner's token."""
+    """`GET /metrics`: for Prometheus. Open to who asks from this machine itself, else with an owner's token."""
     if not _from_here(request) and not identity_of(request).owner:
         raise Forbidden("only the owner may see this")
     services: Services = request.app.state.services

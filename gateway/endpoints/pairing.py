@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
+import msgspec
 from pydantic import StringConstraints
 from starlette.requests import Request
 from starlette.responses import Response
@@ -12,7 +13,9 @@ from gateway import protocol
 from gateway.clock import rfc3339
 from gateway.endpoints.answers import answer
 from gateway.endpoints.bearer import expect_known_origin, identity_of
-from gateway.endpoints.rest import body_of
+from gateway.endpoints.bodies import body_of
+from gateway.endpoints.operations import operation
+from gateway.errors import Forbidden, LimitExceeded, NotFound, SlowBody, StoreUnavailable, TooLarge
 from gateway.origins import parse_origin
 from gateway.pairing import Picture, pair_url, reach_warning
 from gateway.services import Services
@@ -29,6 +32,45 @@ class PairBody(protocol.ClientFrame):
     device_name: Annotated[str, StringConstraints(max_length=NAME_CHARS)] | None = None
 
 
+class QrShown(msgspec.Struct, frozen=True):
+    size: int
+    """Side of the view box."""
+    path: str
+    """The picture as an SVG path, quiet zone included."""
+
+
+class CodeShown(msgspec.Struct, frozen=True):
+    code: str
+    url: str
+    expires_at: str
+    qr: QrShown
+    warning: str | None
+    """Why a phone may not reach the URL."""
+
+
+class PairedShown(msgspec.Struct, frozen=True):
+    """The new device, with its token, which is shown this once."""
+
+    token: str
+    user_id: str
+    id: str
+    device_name: str
+    created_at: str
+
+
+class PairedDevice(msgspec.Struct, frozen=True):
+    id: str
+    device_name: str
+    created_at: str
+    current: bool
+    """Whether it is the one that asks."""
+
+
+class PairedList(msgspec.Struct, frozen=True):
+    devices: list[PairedDevice]
+
+
+@operation("pairing", answers={200: CodeShown}, errors=(LimitExceeded,))
 async def new_code(request: Request) -> Response:
     """`POST /api/pair/codes`: a code for a further device of the user, and the picture that holds it."""
     identity = identity_of(request)
@@ -38,35 +80,44 @@ async def new_code(request: Request) -> Response:
     url = pair_url(base_url, code)
     picture = Picture.of(url)
     return answer(
-        {
-            "code": code,
-            "url": url,
-            "expires_at": rfc3339(kept.expires_at),
-            "qr": {"size": picture.size, "path": picture.path},
-            "warning": reach_warning(base_url, public_url=services.settings.public_url is not None),
-        }
+        CodeShown(
+            code=code,
+            url=url,
+            expires_at=rfc3339(kept.expires_at),
+            qr=QrShown(picture.size, picture.path),
+            warning=reach_warning(base_url, public_url=services.settings.public_url is not None),
+        )
     )
 
 
+@operation(
+    "pairing",
+    body=PairBody,
+    answers={200: PairedShown},
+    errors=(Forbidden, NotFound, LimitExceeded, StoreUnavailable, TooLarge, SlowBody),
+    token=False,
+)
 async def pair(request: Request) -> Response:
     """`POST /api/pair`: open to whoever has a code."""
     expect_known_origin(request)
     services: Services = request.app.state.services
     body = await body_of(request, PairBody)
     token, paired = await services.device_tokens.pair(body.code, (body.device_name or "").strip())
-    return answer({"token": token, "user_id": paired.user_id, **_shown(paired)})
+    return answer(PairedShown(token, paired.user_id, paired.token_id, paired.name, rfc3339(paired.created_at)))
 
 
+@operation("pairing", answers={200: PairedList})
 async def paired_devices(request: Request) -> Response:
-    """`GET /api/pair/devices`"""
+    """`GET /api/pair/devices`: the user's paired devices."""
     identity = identity_of(request)
     services: Services = request.app.state.services
     found = await services.store.device_tokens(identity.user_id)
-    return answer({"devices": [_shown(one) | {"current": one.token_id == identity.token_id} for one in found]})
+    return answer(PairedList([_shown(one, identity.token_id) for one in found]))
 
 
+@operation("pairing", answers={204: None}, errors=(NotFound,))
 async def revoke(request: Request) -> Response:
-    """`DELETE /api/pair/devices/{id}`"""
+    """`DELETE /api/pair/devices/{id}`: its token is good for nothing from now on."""
     identity = identity_of(request)
     services: Services = request.app.state.services
     await services.device_tokens.revoke(identity.user_id, request.path_params["id"])
@@ -86,5 +137,5 @@ def _base_url(request: Request) -> str:
     return f"{request.url.scheme}://{host}"
 
 
-def _shown(token: DeviceToken) -> dict[str, Any]:
-    return {"id": token.token_id, "device_name": token.name, "created_at": rfc3339(token.created_at)}
+def _shown(token: DeviceToken, current: str | None) -> PairedDevice:
+    return PairedDevice(token.token_id, token.name, rfc3339(token.created_at), current=token.token_id == current)

@@ -10,9 +10,11 @@ from starlette.responses import Response
 
 from gateway import protocol
 from gateway.endpoints.bearer import identity_of
+from gateway.endpoints.bodies import body_of
 from gateway.endpoints.eventstream import EventStream, Shown, closed_on_failure, open_connection
-from gateway.endpoints.rest import body_of
-from gateway.errors import Draining, NotFound
+from gateway.endpoints.operations import Binary, operation
+from gateway.endpoints.turns import ACCEPTING
+from gateway.errors import Draining, LimitExceeded, NotFound, SlowBody, TooLarge
 from gateway.services import Services
 
 UNLOGGED = frozenset(("accepted", "attached", "snapshot"))
@@ -38,6 +40,12 @@ class TurnFrames(ThreadFrames):
         return super().show(frame, shown) if shown.turn_id in ("", self._turn_id) else ""
 
 
+@operation(
+    "turns",
+    body=protocol.MessageBody,
+    answers={200: Binary(("text/event-stream",), "The turn's frames, as on a socket; ends after `done`.")},
+    errors=(*ACCEPTING, TooLarge, SlowBody, LimitExceeded),
+)
 async def stream_turn(request: Request) -> Response:
     """`POST /api/{agent}/stream`: a turn, as `POST /api/{agent}/messages` starts it, and its frames."""
     identity = identity_of(request)
@@ -52,6 +60,13 @@ async def stream_turn(request: Request) -> Response:
     return EventStream(connection, services, TurnFrames(turn_id), turn_id=turn_id, token_id=identity.token_id)
 
 
+@operation(
+    "threads",
+    answers={
+        200: Binary(("text/event-stream",), "The thread's frames, as on a socket, for as long as the client stays.")
+    },
+    errors=(NotFound, Draining, LimitExceeded),
+)
 async def follow_thread(request: Request) -> Response:
     """`GET /api/threads/{thread_id}/events`: what `attach` on a socket shows."""
     identity = identity_of(request)

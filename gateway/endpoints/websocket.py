@@ -204,6 +204,7 @@ def _ready(connection: Connection, services: Services, identity: Identity) -> pr
         limits={
             "client_frame_bytes": settings.limits.client_frame_bytes,
             "server_frame_bytes": settings.limits.server_frame_bytes,
+            "attachment_bytes": settings.limits.attachment_bytes,
             "queue": settings.limits.queue,
             "follows": FOLLOWS,
         },

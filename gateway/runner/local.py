@@ -17,6 +17,7 @@ import structlog
 
 from gateway.agents import Agents
 from gateway.approvals import Approvals
+from gateway.attachments import Attachments
 from gateway.clock import now
 from gateway.deadlines import CLOSING_SECONDS
 from gateway.errors import StoreUnavailable
@@ -47,6 +48,7 @@ class LocalRunner:
         store: Store,
         logs: LocalEventLog,
         agents: Agents,
+        attachments: Attachments,
         approvals: Approvals,
         notices: Notices,
         pushing: Pushing,
@@ -61,7 +63,7 @@ class LocalRunner:
         self._pushing = pushing
         self._metrics = metrics
         self._frame_bytes = frame_bytes
-        self._streams = ProviderStreams(store, logs, approvals, metrics)
+        self._streams = ProviderStreams(store, attachments, logs, approvals, metrics)
         self._tasks: set[asyncio.Task[None]] = set()
         self._by_thread: dict[int, RunningTurn] = {}
         self._by_turn: dict[str, RunningTurn] = {}

@@ -109,7 +109,7 @@ class RunningTurn:
             message_id=turn.message_id,
             id=turn.client_id,
             content=turn.content,
-            attachments=tuple(turn.attachments),
+            attachments=protocol.shown_attachments(turn.attachments),
         )
         return protocol.fitted(message, self._frame_bytes)
 

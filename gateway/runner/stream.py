@@ -6,11 +6,13 @@ import asyncio
 import contextlib
 import inspect
 import random
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
+from typing import Any, Literal
 
 import structlog
 
 from gateway.approvals import Approvals
+from gateway.attachments import Attachments
 from gateway.deadlines import CLOSING_SECONDS
 from gateway.eventlog.local import LocalEventLog
 from gateway.metrics import Metrics
@@ -37,8 +39,11 @@ class ProviderStreams:
     So a generator that swallows its cancellation can be left behind without its turn waiting for it.
     """
 
-    def __init__(self, store: Store, logs: LocalEventLog, approvals: Approvals, metrics: Metrics) -> None:
+    def __init__(
+        self, store: Store, attachments: Attachments, logs: LocalEventLog, approvals: Approvals, metrics: Metrics
+    ) -> None:
         self._store = store
+        self._attachments = attachments
         self._logs = logs
         self._approvals = approvals
         self._metrics = metrics
@@ -134,7 +139,15 @@ class ProviderStreams:
         log, turn = running.log, running.turn
         thread = await self._store.thread_by_key(log.key)
         stored = await self._store.messages(log.key, limit=HISTORY_MESSAGES)
-        history = [Message(m.role, m.content) for m in stored if m.turn_id != turn.turn_id and not m.retried]
+        takes_files = "attachments" in running.agent.capabilities
+
+        def told(role: Literal["user", "assistant"], content: str, attached: Sequence[Any]) -> Message:
+            files = self._attachments.for_provider(log.user_id, attached) if takes_files else ()
+            return Message(role, content, files)
+
+        history = [
+            told(m.role, m.content, m.attachments) for m in stored if m.turn_id != turn.turn_id and not m.retried
+        ]
 
         async def approve(request: ApprovalRequest) -> Decision:
             return await self._approvals.ask(running, request)
@@ -143,7 +156,7 @@ class ProviderStreams:
             thread_id=log.thread_id,
             turn_id=turn.turn_id,
             user_id=log.user_id,
-            messages=[*history, Message("user", turn.content)],
+            messages=[*history, told("user", turn.content, turn.attachments)],
             session=log.session if log.session is not None else thread.session if thread is not None else None,
             options=running.agent.options,
             connect_seconds=running.agent.limits.connect_seconds,

@@ -13,9 +13,11 @@ from gateway.store.records import (
     Accepted,
     Adoption,
     Approval,
+    Attachment,
     Checkpoint,
     DeviceToken,
     DeviceTokens,
+    Found,
     Message,
     NewDeviceToken,
     NewTurn,
@@ -49,6 +51,7 @@ class Store(Protocol):
         Raises:
             IdConflict, WrongAgent, QueueFull: nothing was stored. A duplicate is never refused as QueueFull; a used id
                 sent to another agent is an IdConflict.
+            NotFound: an attachment is gone; nothing was stored.
             ValueError: the `turn_id` was used before.
         """
         ...
@@ -189,6 +192,36 @@ class Store(Protocol):
 
     async def push_outcomes(self, turn_id: str) -> list[PushOutcome]:
         """What became of the turn's pushes; those on their way are not among them."""
+        ...
+
+    async def put_attachment(self, attachment: Attachment, room: int) -> None:
+        """Raises `AttachmentsFull` if the user's attachments would have more than `room` bytes together."""
+        ...
+
+    async def attachments(self, user_id: str, ids: Sequence[str]) -> list[Attachment]:
+        """Those of these that the user has, in no order."""
+        ...
+
+    async def forget_unused_attachments(self, before: int) -> int:
+        """Delete those that no message names and that were handed in before that time. Returns how many."""
+        ...
+
+    async def thread_hashes(self, thread_key: int) -> set[str]:
+        """The hashes of the attachments of a thread."""
+        ...
+
+    async def known_hashes(self, hashes: Sequence[str]) -> set[str]:
+        """Those of the hashes that some attachment of anyone has; at most 500."""
+        ...
+
+    async def search(
+        self, user_id: str, words: Sequence[str], *, agent: str | None, before: str | None, limit: int
+    ) -> list[Found] | None:
+        """The user's messages that hold all of the words, as parts of words and in whatever case, newest first.
+
+        `before` is the id of a message of this user, exclusive; None is returned if there is no such message. Messages
+        of queued turns are not found.
+        """
         ...
 
     async def secret(self, name: str) -> bytes:

@@ -65,7 +65,7 @@ def sqlite_engine(url: URL, *, writes: bool) -> Engine:
     engine = create_engine(
         url,
         hide_parameters=True,
-        pool_size=1 if writes else READERS,
+        pool_size=1 if writes else READERS + 1,  # and one that searches
         max_overflow=0,
         pool_timeout=BUSY_MS / 1_000,
         pool_reset_on_return="rollback",

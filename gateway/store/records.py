@@ -75,6 +75,7 @@ class NewTurn(msgspec.Struct, frozen=True, kw_only=True):
     answer_id: str
     content: str
     attachments: Sequence[Any] = ()
+    """Each `{id, name, content_type, size}`."""
     retry_of: str | None = None
     steer_into: str | None = None
     """The running turn that is to get the message instead of a new one, if it still runs."""
@@ -213,6 +214,27 @@ class Message(msgspec.Struct, frozen=True, kw_only=True):
     created_at: int
     retried: bool
     """Whether a later turn is a retry of this one's turn."""
+
+
+class Attachment(msgspec.Struct, frozen=True, kw_only=True):
+    """A file that a user handed in. Messages name it as `{id, name, content_type, size}`."""
+
+    attachment_id: str
+    user_id: str
+    name: str
+    content_type: str
+    size: int
+    """Bytes."""
+    sha256: str
+    """Of its bytes, in hexadecimal digits."""
+    created_at: int
+
+
+class Found(msgspec.Struct, frozen=True, kw_only=True):
+    """A message that a search found."""
+
+    thread: Thread
+    message: Message
 
 
 class ThreadSummary(msgspec.Struct, frozen=True, kw_only=True):

@@ -10,7 +10,19 @@ from typing import TypeAlias, TypeVar
 
 from sqlalchemy import URL, Connection, Engine, text
 
-from gateway.store import adopting, devices, log, outbox, pairing, secrets, steering, threads, turns
+from gateway.store import (
+    adopting,
+    attachments,
+    devices,
+    log,
+    outbox,
+    pairing,
+    searching,
+    secrets,
+    steering,
+    threads,
+    turns,
+)
 from gateway.store.base import StoreUnavailable
 from gateway.store.engine import READERS, create_file, sqlite_engine, sqlite_url, translated
 from gateway.store.migrate import migrate
@@ -18,9 +30,11 @@ from gateway.store.records import (
     Accepted,
     Adoption,
     Approval,
+    Attachment,
     Checkpoint,
     DeviceToken,
     DeviceTokens,
+    Found,
     Message,
     NewDeviceToken,
     NewTurn,
@@ -48,8 +62,9 @@ def _prepare(url: URL, writing: Engine) -> None:
         migrate(connection)
 
 
-def _end(readers: ThreadPoolExecutor, *engines: Engine) -> None:
-    readers.shutdown()  # reads under way are short
+def _end(pools: Sequence[ThreadPoolExecutor], *engines: Engine) -> None:
+    for pool in pools:
+        pool.shutdown(cancel_futures=True)  # reads under way are short
     for engine in engines:
         engine.dispose()  # the last connection to close copies the log into the file
 
@@ -62,11 +77,17 @@ class SqlStore:
     """
 
     def __init__(
-        self, writer: Writer, reading: Engine, readers: ThreadPoolExecutor, on_push_outcome: OnPushOutcome
+        self,
+        writer: Writer,
+        reading: Engine,
+        readers: ThreadPoolExecutor,
+        searcher: ThreadPoolExecutor,
+        on_push_outcome: OnPushOutcome,
     ) -> None:
         self._writer = writer
         self._reading = reading
         self._readers = readers
+        self._searcher = searcher
         self._on_push_outcome = on_push_outcome
         self._closed = False
 
@@ -86,23 +107,24 @@ class SqlStore:
         parsed = sqlite_url(url)
         writing, reading = sqlite_engine(parsed, writes=True), sqlite_engine(parsed, writes=False)
         readers = ThreadPoolExecutor(READERS, thread_name_prefix="store-reader")
+        searcher = ThreadPoolExecutor(1, thread_name_prefix="store-search")  # it may read long: nobody waits behind it
         try:
             await asyncio.get_running_loop().run_in_executor(readers, _prepare, parsed, writing)
             writer = Writer(writing)
             writer.start()
-            store = cls(writer, reading, readers, on_push_outcome)
+            store = cls(writer, reading, readers, searcher, on_push_outcome)
             try:
                 yield store
             finally:
                 store._closed = True
                 await writer.close()
         finally:
-            await asyncio.to_thread(_end, readers, reading, writing)
+            await asyncio.to_thread(_end, (readers, searcher), reading, writing)
 
-    async def _read(self, work: Callable[[Connection], T]) -> T:
+    async def _read(self, work: Callable[[Connection], T], pool: ThreadPoolExecutor | None = None) -> T:
         if self._closed:
             raise StoreUnavailable("the store is closed")
-        return await asyncio.get_running_loop().run_in_executor(self._readers, self._snapshot, work)
+        return await asyncio.get_running_loop().run_in_executor(pool or self._readers, self._snapshot, work)
 
     def _snapshot(self, work: Callable[[Connection], T]) -> T:
         with translated(), self._reading.connect() as connection:
@@ -225,6 +247,29 @@ class SqlStore:
 
     async def push_outcomes(self, turn_id: str) -> list[PushOutcome]:
         return await self._read(lambda connection: outbox.outcomes(connection, turn_id))
+
+    async def put_attachment(self, attachment: Attachment, room: int) -> None:
+        await self._writer.run(lambda connection: attachments.put(connection, attachment, room))
+
+    async def attachments(self, user_id: str, ids: Sequence[str]) -> list[Attachment]:
+        return await self._read(lambda connection: attachments.get(connection, user_id, ids))
+
+    async def forget_unused_attachments(self, before: int) -> int:
+        return await self._writer.run(lambda connection: attachments.forget_unused(connection, before))
+
+    async def thread_hashes(self, thread_key: int) -> set[str]:
+        return await self._read(lambda connection: attachments.hashes_of_thread(connection, thread_key))
+
+    async def known_hashes(self, hashes: Sequence[str]) -> set[str]:
+        return await self._read(lambda connection: attachments.known_hashes(connection, hashes))
+
+    async def search(
+        self, user_id: str, words: Sequence[str], *, agent: str | None, before: str | None, limit: int
+    ) -> list[Found] | None:
+        return await self._read(
+            lambda connection: searching.search(connection, user_id, words, agent=agent, before=before, limit=limit),
+            self._searcher,
+        )
 
     async def secret(self, name: str) -> bytes:
         return await self._writer.run(lambda connection: secrets.secret(connection, name))

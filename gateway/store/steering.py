@@ -6,6 +6,7 @@ import msgspec
 from sqlalchemy import Connection, bindparam, delete, func, select
 
 from gateway.errors import IdConflict, QueueFull
+from gateway.store import attachments
 from gateway.store.messages import answer_position, fingerprint, insert_message
 from gateway.store.records import Accepted, NewTurn, Thread, Turn
 from gateway.store.rows import THREAD, select_turns, thread_of, turn_of
@@ -35,6 +36,7 @@ def steer(connection: Connection, thread: Thread, new: NewTurn) -> Accepted | No
     position = connection.scalars(select(func.max(messages.c.position)).where(within)).one() + 1
     if position >= answer_position(turn.number):
         raise QueueFull
+    attachments.use(connection, new.user_id, thread.key, new.attachments)
     insert_message(connection, thread.key, position, new.message_id, new.at, new.content, new.attachments)
     if new.client_id is not None:
         connection.execute(
@@ -76,5 +78,7 @@ def unsteer(connection: Connection, message_id: str) -> None:
 
 
 def _accepted(thread: Thread, turn: Turn, new: NewTurn, message_id: str, *, duplicate: bool) -> Accepted:
-    handed = msgspec.structs.replace(turn, message_id=message_id, client_id=new.client_id, content=new.content)
+    handed = msgspec.structs.replace(
+        turn, message_id=message_id, client_id=new.client_id, content=new.content, attachments=new.attachments
+    )
     return Accepted(thread=thread, turn=handed, duplicate=duplicate, created_thread=False, queued=0, steered=True)

@@ -221,6 +221,31 @@ push_outcomes = Table(
     Index(None, "thread_key", "position"),
 )
 
+attachments = Table(
+    "attachments",
+    metadata,
+    Column("attachment_id", String, primary_key=True),
+    Column("user_id", String, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("content_type", String, nullable=False),
+    Column("size", BigInteger, nullable=False),
+    Column("sha256", String, nullable=False),
+    Column("created_at", Millis, nullable=False),
+    Index(None, "user_id"),
+    Index(None, "sha256"),
+    Index(None, "created_at"),
+    comment="files that users handed in; the bytes are on disk under their hash",
+)
+
+attachment_uses = Table(
+    "attachment_uses",
+    metadata,
+    Column("thread_key", Key, ForeignKey("threads.key", ondelete="CASCADE"), primary_key=True),
+    Column("attachment_id", String, ForeignKey("attachments.attachment_id"), primary_key=True),
+    Index(None, "attachment_id"),
+    comment="threads with a message that has the attachment: it lives as long as one of them",
+)
+
 secrets = Table(
     "secrets",
     metadata,

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 from sqlalchemy import BigInteger, Connection, Select, and_, bindparam, case, delete, exists, func, select, update
 
-from gateway.store import outbox
+from gateway.store import attachments, outbox
 from gateway.store.records import Message, Thread, ThreadSummary
 from gateway.store.rows import (
     IS_ANSWER,
@@ -147,6 +147,7 @@ def remove(connection: Connection, user_id: str, thread_id: str) -> bool:
         )
     )
     outbox.forget_thread(connection, gone.key)
+    attachments.forget_thread(connection, gone.key)
     for table in (approvals, segments, steers, messages, turns):
         connection.execute(delete(table).where(table.c.thread_key == gone.key))
     connection.execute(delete(threads).where(threads.c.key == gone.key))

@@ -7,7 +7,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Insert, bindparam, exists, func, select, update
 
-from gateway.store import outbox, steering
+from gateway.store import attachments, outbox, steering
 from gateway.store.base import IdConflict, QueueFull, WrongAgent
 from gateway.store.log import checkpoint, restart
 from gateway.store.messages import answer_position, fingerprint, insert_message
@@ -84,6 +84,7 @@ def accept(connection: Connection, new: NewTurn) -> Accepted:
         raise WrongAgent(thread.agent)
     if ahead and waiting >= new.queue_limit:
         raise QueueFull
+    attachments.use(connection, new.user_id, thread.key, new.attachments)
     insert_message(connection, thread.key, POSITIONS * (last + 1), new.message_id, new.at, new.content, new.attachments)
     thread = touch(connection, thread, new.at)
     turn = Turn(key=key, content=new.content, attachments=new.attachments, **fields, **UNFINISHED)

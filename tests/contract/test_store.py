@@ -19,6 +19,7 @@ from gateway.store.records import (
     Accepted,
     Adoption,
     Approval,
+    Attachment,
     Checkpoint,
     Exchange,
     NewTurn,
@@ -48,6 +49,22 @@ def new(name: str, **changes: Any) -> NewTurn:
         "at": 5_000,
     }
     return NewTurn(**fields | changes)
+
+
+async def attached(store: Store, attachment_id: str, **changes: Any) -> dict[str, Any]:
+    """Put an attachment into the store; it as a message names it."""
+    fields: dict[str, Any] = {
+        "attachment_id": attachment_id,
+        "user_id": "alice",
+        "name": "a.png",
+        "content_type": "image/png",
+        "size": 3,
+        "sha256": f"hash of {attachment_id}",
+        "created_at": 5_000,
+    }
+    put = Attachment(**fields | changes)
+    await store.put_attachment(put, 10**9)
+    return {"id": put.attachment_id, "name": put.name, "content_type": put.content_type, "size": put.size}
 
 
 def segment(first: int, last: int, events: bytes = b"\x00\xff events") -> Segment:
@@ -85,7 +102,7 @@ async def log_of(store: Store, key: int) -> list[tuple[int, int]]:
 
 
 async def test_an_accepted_turn_runs_and_can_be_read_back_whole(store: Store) -> None:
-    sent = new("1", content="Grüße 👋🏽", attachments=[{"name": "a.png", "size": 3}], retry_of="u-0")
+    sent = new("1", content="Grüße 👋🏽", attachments=[await attached(store, "f")], retry_of="u-0")
     accepted = await store.accept(sent)
     assert not accepted.duplicate
     assert accepted.created_thread
@@ -149,7 +166,7 @@ async def test_two_users_may_use_the_same_client_id(store: Store) -> None:
 
 @pytest.mark.parametrize(
     "change",
-    [{"content": "Ho"}, {"thread_id": "t2"}, {"agent": "claude"}, {"attachments": [{"name": "b"}]}],
+    [{"content": "Ho"}, {"thread_id": "t2"}, {"agent": "claude"}, {"attachments": [{"id": "f"}]}],
     ids=lambda change: next(iter(change)),
 )
 async def test_a_used_client_id_with_something_else_is_a_conflict_and_stores_nothing(
@@ -602,7 +619,7 @@ async def test_trim_keeps_a_later_old_segment_behind_one_that_must_stay(store: S
 async def test_history_shows_no_queued_message_and_pages_both_ways(store: Store) -> None:
     key = 0
     for n in range(4):
-        accepted = await store.accept(new(str(n), attachments=[{"n": n}]))
+        accepted = await store.accept(new(str(n), attachments=[await attached(store, f"f-{n}")]))
         key = accepted.thread.key
         await store.finish(end(accepted, content=f"answer {n}"))
     await store.accept(new("4"))
@@ -613,7 +630,7 @@ async def test_history_shows_no_queued_message_and_pages_both_ways(store: Store)
     assert positions == sorted(set(positions))
     assert [one.role for one in everything[:2]] == ["user", "assistant"]
     assert [one.status for one in everything[:2]] == [None, "completed"]
-    assert list(everything[2].attachments) == [{"n": 1}]
+    assert [one["id"] for one in everything[2].attachments] == ["f-1"]
     assert list(everything[3].attachments) == []
     assert await store.messages(key, limit=2) == everything[-2:]
     assert await store.messages(key, before=positions[4], limit=3) == everything[1:4]

@@ -34,7 +34,7 @@ BAD: list[tuple[str, str | None]] = [
     ('{"type":"message","content":"Hi","id":""}', "id"),
     ('{"type":"message","content":"Hi","id":"' + "x" * 129 + '"}', "id"),
     ('{"type":"message","content":"Hi","thread_id":"../etc"}', "thread_id"),
-    ('{"type":"message","content":"Hi","attachments":[{}]}', "attachments"),
+    ('{"type":"message","content":"Hi","attachments":[{}]}', "attachments.0.id"),
     ('{"type":"message","content":"Hi","when_busy":"now"}', "when_busy"),
     ('{"type":"attach"}', "thread_id"),
     ('{"type":"attach","thread_id":{}}', "thread_id"),

@@ -1,11 +1,14 @@
 """Agents, threads, turns and approvals by HTTP, and what sockets hear of it."""
 
 import asyncio
+import json
 from typing import Any
 
 import pytest
 
+from gateway.asyncapi import asyncapi
 from tests.client import Client
+from tests.contracts import DOCUMENT
 from tests.e2e.conftest import NewClient, NewGateway
 from tests.server import GatewayProcess
 
@@ -77,7 +80,8 @@ async def test_a_message_by_http_is_a_turn_in_the_background(gateway: GatewayPro
         "end_turn",
         None,
     )
-    assert turn["user_message"] == {"message_id": accepted["message_id"], "id": "http-1", "content": "/echo Hello"}
+    said = {"message_id": accepted["message_id"], "id": "http-1", "content": "/echo Hello", "attachments": []}
+    assert turn["user_message"] == said
     again = (await gateway.post("/api/demo/messages", body)).json()
     assert (again["turn_id"], again["duplicate"]) == (accepted["turn_id"], True)
 
@@ -376,3 +380,12 @@ async def test_health_is_open_and_counts_connections(gateway: GatewayProcess, ne
     assert "checks" not in await gateway.get("/api/health")  # Alice is no owner
     for path in ("/api/health/live", "/api/health/ready"):
         assert await gateway.get(path, user=None) == {"status": "ok"}
+
+
+# Contracts
+
+
+async def test_the_contracts_are_served_to_everybody(gateway: GatewayProcess) -> None:
+    for _ in range(2):
+        assert await gateway.get("/openapi.json", user=None) == DOCUMENT
+        assert await gateway.get("/asyncapi.json", user=None) == json.loads(json.dumps(asyncapi()))

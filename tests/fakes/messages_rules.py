@@ -5,6 +5,7 @@ Sources: the SDK's own parameter types (`anthropic.types.message_create_params`)
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -50,6 +51,16 @@ ANSWER_BLOCKS = frozenset(
         "code_execution_tool_result",
     )
 )
+MAX_IMAGE = 5 * 1024 * 1024
+_SIGNATURES = {
+    "image": {
+        "image/png": b"\x89PNG\r\n\x1a\n",
+        "image/jpeg": b"\xff\xd8\xff",
+        "image/gif": b"GIF8",
+        "image/webp": b"RIFF",
+    },
+    "document": {"application/pdf": b"%PDF-"},
+}
 QUESTION_BLOCKS = frozenset(("text", "image", "document", "tool_result"))
 
 
@@ -180,10 +191,33 @@ def _content(where: str, role: str, content: Any) -> None:
             raise Refusal(400, f"{where}.content: a block of a type that this role may not send")
         if block["type"] == "text" and not str(block.get("text", "")).strip():
             raise Refusal(400, f"{where}: text content blocks must contain non-whitespace text")
+        if block["type"] in ("image", "document"):
+            _file(f"{where}.content", block)
         if block["type"] == "thinking" and not block.get("signature"):
             raise Refusal(400, f"{where}.content: thinking.signature: Field required")
         if block["type"].endswith("tool_use") and not isinstance(block.get("input"), dict):
             raise Refusal(400, f"{where}.content: input: Input should be a valid dictionary")
+
+
+def _file(where: str, block: dict[str, Any]) -> None:
+    """Base64 of what it claims to be, within the limits of `build-with-claude/vision` and `/pdf-support`."""
+    source = block.get("source")
+    if not isinstance(source, dict) or source.get("type") != "base64":
+        raise Refusal(400, f"{where}.source: this fake takes base64 only")
+    allowed = {"type", "source", "cache_control"} | ({"title", "context"} if block["type"] == "document" else set())
+    if set(block) - allowed:
+        raise Refusal(400, f"{where}: Extra inputs are not permitted")
+    signature = _SIGNATURES[block["type"]].get(source.get("media_type", ""))
+    if signature is None or set(source) != {"type", "media_type", "data"}:
+        raise Refusal(400, f"{where}.source.media_type: Input should be one that is supported")
+    if block["type"] == "image" and len(source["data"]) > MAX_IMAGE:
+        raise Refusal(400, f"{where}.source.base64: image exceeds 5 MB maximum: {len(source['data'])} bytes")
+    try:
+        content = base64.b64decode(source["data"], validate=True)
+    except ValueError:
+        raise Refusal(400, f"{where}.source.data: Invalid base64 data") from None
+    if not content.startswith(signature):
+        raise Refusal(400, f"{where}.source: the content does not match the media type")
 
 
 def _paused(content: Any) -> bool:

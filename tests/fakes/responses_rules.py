@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Iterable
 from typing import Any
 
@@ -35,6 +36,25 @@ _CONTENT = {
     "system": {"input_text"},
     "assistant": {"output_text", "refusal"},
 }
+_FILES = {
+    "input_image": ("image_url", ("data:image/png", "data:image/jpeg", "data:image/gif", "data:image/webp")),
+    "input_file": ("file_data", ("data:application/pdf",)),
+}
+
+
+def _well_formed(part: dict[str, Any]) -> bool:
+    """Whether a file is a `data:` URL of a type that the API reads. This fake takes no other form."""
+    if part["type"] not in _FILES:
+        return True
+    name, kinds = _FILES[part["type"]]
+    kind, _, data = str(part.get(name, "")).partition(";base64,")
+    try:
+        whole = bool(base64.b64decode(data, validate=True))
+    except ValueError:
+        whole = False
+    return kind in kinds and whole and (part["type"] == "input_image" or bool(part.get("filename")))
+
+
 _CALLS = {
     "function_call": ("name", "arguments"),
     "custom_tool_call": ("name", "input"),
@@ -60,6 +80,8 @@ def _items_problem(items: Iterable[Any]) -> str | None:
             for part in content:
                 if part.get("type") not in _CONTENT[item["role"]]:
                     return f"input[{index}].content has a part that the role {item['role']} may not send"
+                if not _well_formed(part):
+                    return f"input[{index}].content: a {part['type']} is not well formed"
         elif kind in _CALLS:
             if not isinstance(item.get("call_id"), str) or any(name not in item for name in _CALLS[kind]):
                 return f"input[{index}] lacks a field of a {kind}"

@@ -12,6 +12,7 @@ from typing import Any
 
 from gateway.agents import Agent, Agents
 from gateway.approvals import Approvals
+from gateway.attachments import Attachments
 from gateway.connection import Connection
 from gateway.eventlog.local import LocalEventLog
 from gateway.hub import Hub
@@ -153,9 +154,10 @@ async def engine(
     try:
         async with Pushing.open(made, store) as pushing:
             approvals = Approvals(store, logs, pushing, made.approval.timeout_seconds)
+            attachments = Attachments(store, tmp_path / "attachments", 2**20, 2**22)
             notices, frame_bytes = Notices(store, hub, pushing), made.limits.server_frame_bytes
-            runner = LocalRunner(store, logs, agents, approvals, notices, pushing, metrics, frame_bytes)
-            async with runner, TurnEngine(made, store, agents, notices, runner) as turns:
+            runner = LocalRunner(store, logs, agents, attachments, approvals, notices, pushing, metrics, frame_bytes)
+            async with runner, TurnEngine(made, store, agents, attachments, notices, runner) as turns:
                 await runner.recover()
                 resume = Resume(store, logs, metrics, frame_bytes)
                 yield Parts(made, store, logs, approvals, runner, turns, resume, hub, metrics, scripted)
