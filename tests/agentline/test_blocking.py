@@ -125,7 +125,7 @@ def test_a_whole_turn_leaves_no_thread_no_loop_and_no_socket(line: Agentline) ->
 
 def test_a_dropped_generator_has_let_go_at_once_and_its_turn_goes_on(line: Agentline) -> None:
     before = held()
-    for event in line.blocking.stream("demo", "/pause 0.5\n/echo said anyway"):
+    for event in line.blocking.stream("demo", "/pause 3\n/echo said anyway"):
         if isinstance(event, Accepted):
             turn_id = event.turn_id
             break

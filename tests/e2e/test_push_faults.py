@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+import sys
 import time
 from pathlib import Path
 
@@ -83,14 +84,14 @@ async def test_a_kill_between_taking_a_push_up_and_sending_it_loses_it_only_with
 ) -> None:
     async with push_house(tmp_path, grace=0.0, start=False) as house:
         house.apns.streams = 0  # takes connections and no push
-        house.gateway.command = command
+        house.gateway.command = (sys.executable, *command)
         await house.gateway.start_soon()
         await house.register("phone")
         turn_id = await house.send("/echo Hello.")
         await eventually(lambda: house.apns.connections > 0)
         await house.gateway.kill()
         house.apns.streams = 1000
-        house.gateway.command = MODULE
+        house.gateway.command = (sys.executable, *MODULE)
         await house.gateway.start_soon()
         assert await house.outcomes(turn_id) == {"phone": "sent"}
         assert bool(house.on_iphone("phone")) is arrives

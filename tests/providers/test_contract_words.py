@@ -8,7 +8,7 @@ from providers import Message, ProviderError, Turn
 def test_an_error_is_made_of_its_four_parts_in_their_order() -> None:
     error = ProviderError("overloaded", "No room now.", True, 2.5)
     assert (error.code, error.message, error.retryable, error.retry_after) == ("overloaded", "No room now.", True, 2.5)
-    assert error.refused is False
+    assert error.refused, "such a code says that no work was done"
 
 
 def test_a_turn_is_made_of_the_parts_that_concern_a_provider() -> None:
