@@ -19,7 +19,7 @@ from tests.console.acts import answer, finished, send
 from tests.console.conftest import PATIENCE_MS, NewPage
 from tests.console.proxy import CuttingProxy
 from tests.fakes.webpush import Browser, base64url
-from tests.server import GatewayProcess
+from tests.server import TOKENS, GatewayProcess
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -188,8 +188,8 @@ async def test_the_switch_registers_the_subscription_of_the_sockets_device(
         assert await page.evaluate("localStorage.getItem('test.subscription')") is None
 
 
-async def deliver(page: Page, origin: str, payload: dict[str, Any]) -> list[dict[str, Any]]:
-    """Hand a push to the service worker, as the browser does; the notifications that are shown then."""
+async def deliver(page: Page, origin: str, payload: dict[str, Any], body: str | None = None) -> list[dict[str, Any]]:
+    """Hand a push to the service worker, as the browser does; the notifications once one has the text `body`."""
     session = await page.context.new_cdp_session(page)
     registration: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 
@@ -213,7 +213,8 @@ async def deliver(page: Page, origin: str, payload: dict[str, Any]) -> list[dict
         }
         return [];
     }"""
-    result: list[dict[str, Any]] = await page.evaluate(shown, [payload["title"], payload["body"]])
+    awaited = [payload["title"], payload["body"] if body is None else body]
+    result: list[dict[str, Any]] = await page.evaluate(shown, awaited)
     await session.detach()
     return result
 
@@ -241,6 +242,24 @@ async def test_a_push_is_shown_and_its_repeat_replaces_it_and_a_tap_opens_the_th
     await worker.evaluate("thread => open(thread)", thread_id)
     await expect(answer(page)).to_have_text("pushed about")
     assert page.url.endswith(f"#/t/{thread_id}")
+
+
+async def test_a_push_without_text_shows_the_answer_that_it_may_fetch_or_a_phrase(
+    new_page: NewPage, proxy: CuttingProxy, gateway: GatewayProcess
+) -> None:
+    page = await new_page()
+    await page.context.grant_permissions(["notifications"])
+    await send(page, "/echo kept at home")
+    await finished(page)
+    thread_id = page.url.partition("#/t/")[2]
+    turn_id = (await gateway.get(f"/api/threads/{thread_id}/messages"))["messages"][-1]["turn_id"]
+    push = {"title": "demo", "body": "", "kind": "turn", "thread_id": thread_id, "turn_id": turn_id, "truncated": True}
+    [shown] = await deliver(page, proxy.url, push | {"fetch_token": TOKENS["alice"]}, "kept at home")
+    assert shown["tag"] == f"turn-{turn_id}"
+    [shown] = await deliver(page, proxy.url, push | {"fetch_token": "too old"}, "New answer")
+    assert shown["data"] == {"thread": thread_id}
+    kept = "caches.open('agentline-shell').then(cache => cache.keys()).then(all => all.map(one => one.url))"
+    assert not [url for url in await page.evaluate(kept) if "/api/" in url]
 
 
 async def test_a_message_taken_back_while_it_waited_and_an_answer_stopped_before_its_first_word_are_told_apart(
