@@ -2,6 +2,7 @@
 
 import { Composer } from "./console/composer.js";
 import { Conversation } from "./console/conversation.js";
+import { Devices } from "./console/devices.js";
 import { byId } from "./console/dom.js";
 import { Model } from "./console/model.js";
 import { currentToken, pairedToken, showSignIn } from "./console/session.js";
@@ -11,6 +12,8 @@ import { clearAll } from "./console/storage.js";
 import { Welcome } from "./console/welcome.js";
 
 const BAD_TOKEN = "This token is not valid. Ask the gateway's owner for a new link.";
+
+const THREAD_ADDRESS = /^#\/t\/([A-Za-z0-9_-]{1,64})$/;
 
 /** @param {string} token */
 async function run(token) {
@@ -42,6 +45,7 @@ async function run(token) {
     new Welcome(model, (text) => composer.fill(text)),
     new Status(model),
   ];
+  const devices = new Devices(model.line);
   const [, conversation, composer] = /** @type {[Sidebar, Conversation, Composer]} */ (/** @type {unknown} */ (views));
 
   function draw() {
@@ -87,6 +91,7 @@ async function run(token) {
 
   function end() {
     ended = true;
+    devices.close();
     model.stop();
     closing.abort();
   }
@@ -111,12 +116,21 @@ async function run(token) {
     end();
     showSignIn(BAD_TOKEN, run);
   });
-  byId("sign-out").onclick = () => {
+  byId("sign-out").onclick = async () => {
+    await devices.forget();
     end();
     clearAll();
     history.replaceState(null, "", location.pathname);
     location.reload();
   };
+  // A notification of a thread was tapped.
+  navigator.serviceWorker?.addEventListener(
+    "message",
+    ({ data }) => {
+      if (data?.type === "open" && THREAD_ADDRESS.test(`#/t/${data.thread}`)) location.hash = `#/t/${data.thread}`;
+    },
+    options,
+  );
   threadMenu(model);
 
   byId("app").hidden = false;
@@ -148,7 +162,7 @@ function threadMenu(model) {
 }
 
 function threadInAddress() {
-  return /^#\/t\/([A-Za-z0-9_-]{1,64})$/.exec(location.hash)?.[1] ?? null;
+  return THREAD_ADDRESS.exec(location.hash)?.[1] ?? null;
 }
 
 /** The shell works offline, where the page came by https or from this machine. */

@@ -5,7 +5,7 @@ import { copyButton, h, icon } from "./dom.js";
 import { MarkdownView } from "./markdown-view.js";
 
 /**
- * @typedef {import("../agentline.js").Entry} Entry
+ * @typedef {import("../agentline.js").Entry & {unstarted?: boolean}} Entry  `unstarted`: cancelled while it waited.
  * @typedef {import("../agentline.js").Part} Part
  * @typedef {{decide: (id: string, decision: string, text?: string) => Promise<boolean>, retry: (turnId: string) => void, whole: (entry: Entry) => void}} Actions
  */
@@ -73,7 +73,7 @@ export class AnswerView {
     this.#waiting.hidden = !live || asking || (tail?.kind === "text" && tail.content !== "");
     this.element.classList.toggle("running", live);
     this.element.setAttribute("aria-busy", String(live));
-    if (before?.status !== entry.status || before?.truncated !== entry.truncated || before?.message_id !== entry.message_id) this.#drawFoot(entry);
+    if (before?.status !== entry.status || before?.truncated !== entry.truncated || before?.message_id !== entry.message_id || before?.unstarted !== entry.unstarted) this.#drawFoot(entry);
   }
 
   /** @param {Part} part @returns {{element: HTMLElement, update: (part: any, live: boolean) => void}} */
@@ -93,7 +93,7 @@ export class AnswerView {
       return;
     }
     const note = error?.message ?? ENDINGS[/** @type {keyof typeof ENDINGS} */ (status)] ?? STOPS[/** @type {keyof typeof STOPS} */ (stop ?? "")];
-    const taken = status === "cancelled" && !entry.parts?.length ? "You took this message back." : null;
+    const taken = entry.unstarted ? "You took this message back." : null;
     const ended = taken ?? note ?? (status === "failed" ? "This answer failed." : "");
     if (ended) drawn.push(h("p", { class: status === "failed" ? "note failed" : "note" }, status === "failed" && icon("alert"), h("span", {}, ended)));
     const actions = h("div", { class: "actions" });

@@ -4,7 +4,7 @@
  */
 
 import { Agentline, applyFrame, emptyThread, newId, withHistory } from "../agentline.js";
-import { forgetThread, load, loadThread, save, saveThread } from "./storage.js";
+import { deviceId, forgetThread, load, loadThread, save, saveThread } from "./storage.js";
 
 /**
  * @typedef {import("../agentline.js").Thread} Thread
@@ -207,7 +207,7 @@ export class Model {
   // --- what the gateway says -----------------------------------------------------------------------------------
 
   #newLine() {
-    return new Agentline({ url: location.origin, token: this.#token, agent: this.#agent });
+    return new Agentline({ url: location.origin, token: this.#token, agent: this.#agent, deviceId: deviceId() });
   }
 
   #listen() {
@@ -282,6 +282,21 @@ export class Model {
     }
   }
 
+  /** Of turns that were cancelled and say nothing: whether they had begun. Asked once each. */
+  async #nameUnstarted() {
+    const { threadId, messages = [] } = this.open ?? {};
+    for (const { role, status, content, parts, turn_id: turnId, unstarted } of /** @type {any[]} */ (messages)) {
+      if (role !== "assistant" || status !== "cancelled" || content || parts?.length || unstarted !== undefined || this.#asked.has(turnId)) continue;
+      this.#asked.add(turnId);
+      const turn = await this.line.turn(turnId).catch(() => null);
+      if (!turn) this.#asked.delete(turnId);
+      if (!turn || this.open?.threadId !== threadId) return;
+      const named = this.open.messages.map((one) => (one.turn_id === turnId && one.role === "assistant" ? { ...one, unstarted: turn.started_at === null } : one));
+      this.#setOpen({ ...this.open, messages: named });
+    }
+  }
+  #asked = new Set();
+
   /** A pending message is shown no more as such once its turn is in the thread. */
   #settlePending() {
     const thread = this.open;
@@ -342,6 +357,7 @@ export class Model {
   /** @param {Thread} thread */
   #setOpen(thread) {
     this.open = thread;
+    void this.#nameUnstarted();
     this.#saving ??= setTimeout(() => this.saveOpen(), SAVE_MS);
     this.#changed();
   }

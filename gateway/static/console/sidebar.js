@@ -24,6 +24,7 @@ export class Sidebar {
     };
     this.#opener.onclick = () => this.#openDrawer();
     byId("close-sidebar").onclick = () => this.close();
+    byId("open-devices").addEventListener("click", () => this.close());
     byId("scrim").onclick = () => this.close();
     this.#drawer.addEventListener("keydown", (/** @type {KeyboardEvent} */ event) => event.key === "Escape" && this.close());
     this.#list.addEventListener("click", (/** @type {Event} */ event) => /** @type {Element} */ (event.target).closest("a") && this.close());

@@ -4,6 +4,8 @@
  * gateway shows the thread anew.
  */
 
+import { newId } from "../agentline.js";
+
 const PREFIX = "agentline.";
 const THREADS_KEPT = 20;
 const MESSAGES_KEPT = 60;
@@ -28,8 +30,18 @@ export function save(name, value) {
   }
 }
 
+/** This browser's name as a device, the same for the socket and for push. Made on first use, gone with the user. */
+export function deviceId() {
+  const kept = load("device_id") ?? unkept ?? newId();
+  unkept = kept;
+  if (load("device_id") !== kept) save("device_id", kept);
+  return kept;
+}
+/** @type {string | null} */ let unkept = null;
+
 /** Everything of the former user goes with the token. */
 export function clearAll() {
+  unkept = null;
   try {
     for (const key of Object.keys(localStorage)) if (key.startsWith(PREFIX)) localStorage.removeItem(key);
   } catch {

@@ -42,7 +42,10 @@ export class Welcome {
     );
     if (hadFocus) this.#agents.querySelector("input:checked")?.focus();
     const missing = agents.filter(({ configured }) => !configured);
-    this.#reason.replaceChildren(...missing.map(({ name, reason }) => h("p", {}, h("strong", {}, name), ` is not set up: ${reason ?? "its settings are missing"}`)));
+    const reasons = missing.map(({ name, reason }) => h("p", {}, h("strong", {}, name), ` is not set up: ${reason ?? "its settings are missing"}`));
+    const names = missing.map(({ name }) => name).join(", ");
+    const summary = h("summary", {}, h("span", { class: "title" }, `Not set up: ${names}`), icon("chevron"));
+    this.#reason.replaceChildren(...(missing.length ? [h("details", { class: "fold" }, summary, h("div", { class: "inner" }, ...reasons))] : []));
     const demo = agents.find(({ name }) => name === agent)?.name === "demo";
     this.#tries.replaceChildren(...(demo ? TRIES.map(([label, text]) => h("button", { type: "button", onclick: () => this.#fill(text) }, h("span", {}, label), icon("chevron"))) : []));
   }
