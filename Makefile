@@ -11,7 +11,7 @@ run: $(VENV)/.runtime
 	@$(BIN)/agentline serve $(ARGS)
 
 test: $(VENV)/.dev
-	$(PYTEST) -m "not soak and not agents and not web" --numprocesses 2 --dist loadfile $(ARGS)
+	$(PYTEST) -m "not soak and not agents and not web" --numprocesses 3 --dist loadfile $(ARGS)
 
 # Against the real programs of Codex and Claude Code, and of OpenCode where npm can install it.
 test-agents: $(VENV)/.agents
