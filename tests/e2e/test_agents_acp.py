@@ -122,7 +122,7 @@ async def test_programs_that_ignore_a_cancel_and_their_daemons_are_all_ended(
     for turn_id in turns:
         if not phone.texts.get(turn_id):
             await phone.receive(until=lambda f, t=turn_id: f["type"] == "message" and f["turn_id"] == t, within=WITHIN)
-    # Of each: the supervisor, the agent, and what it left its group for. One that is just being started has no name yet.
+    # Of each: the supervisor, the agent, and what it left its group for. One that just starts has no name yet.
     await until(lambda: len(children(mark, gateway.pid)) == 3 * TURNS, within=10)
     alive = children(mark, gateway.pid)
     if how == "cancel":
