@@ -30,8 +30,6 @@ from gateway.text import cut, cut_json, json_size, normalise_json
 
 VERSION = 1
 SUBPROTOCOL = "agentline.v1"
-SERVER_FRAME_BYTES = 512 * 1024
-"""iOS sockets refuse a message over 1 MiB."""
 MESSAGE_ATTACHMENTS = 10
 """As many may one message have."""
 

@@ -120,11 +120,6 @@ class ThreadLog:
     def remove_follower(self, follower: Follower) -> None:
         self._followers.discard(follower)
 
-    def wake_followers(self) -> None:
-        """Something other than the events has changed that followers show."""
-        for follower in self._followers:
-            follower.wake()
-
     def forget(self, keep: int) -> None:
         """Drop durable events from memory but for the newest `keep`."""
         surplus = min(len(self.events) - keep, self.durable - self.base)
