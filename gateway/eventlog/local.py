@@ -15,7 +15,7 @@ from gateway.eventlog.log import ThreadLog
 from gateway.eventlog.position import Position
 from gateway.protocol import Event
 from gateway.store.base import Store
-from gateway.store.records import Approval, Checkpoint, Segment
+from gateway.store.records import Approval, Checkpoint, Segment, Thread
 
 CHECKPOINT_SECONDS = 0.25
 """Between two checkpoints. With the time that writing takes, what is durable is at most half a second old."""
@@ -41,9 +41,21 @@ def encode_events(events: list[Event]) -> bytes:
     return _encoder.encode(events)
 
 
+def decode(encoded: bytes) -> list[Event]:
+    """Events that `encode_events` has encoded. Raises `ValueError` if it has not."""
+    return _decoder.decode(encoded)
+
+
 def decode_events(segment: Segment) -> list[Event]:
     """The events of a segment."""
-    return _decoder.decode(segment.events)
+    return decode(segment.events)
+
+
+def log_of(thread: Thread) -> ThreadLog:
+    """The log of a thread of which nothing is in memory yet."""
+    return ThreadLog(
+        key=thread.key, user_id=thread.user_id, thread_id=thread.thread_id, epoch=thread.epoch, head=thread.head
+    )
 
 
 class _Loading:
@@ -99,9 +111,7 @@ class LocalEventLog:
             raise LookupError(key)
         if (loaded := self._logs.get(key)) is not None:
             return loaded
-        log = ThreadLog(
-            key=key, user_id=thread.user_id, thread_id=thread.thread_id, epoch=thread.epoch, head=thread.head
-        )
+        log = log_of(thread)
         self._logs[key] = log
         return log
 
@@ -129,6 +139,20 @@ class LocalEventLog:
             self._dirty.add(log)
             self._changed.set()
 
+    async def own(self, log: ThreadLog, attempt: str | None) -> None:
+        """Be the one who appends, because a turn runs here. The caller holds `log.flushing`."""
+
+    async def disown(self, log: ThreadLog) -> None:
+        """Undo `own`: the turn has ended, here or elsewhere."""
+
+    async def catch_up(self, log: ThreadLog, thread: Thread | None = None) -> None:
+        """Have all in `log` that the store has, as read just now, or in `thread`.
+
+        Raises: `LookupError`, `StoreUnavailable`.
+        """
+        async with log.flushing:
+            pass  # between a turn's end in the store and its `done` in the log, this is locked
+
     async def read(self, log: ThreadLog, after: int) -> list[Event]:
         """Some events behind offset `after`, from the store; the caller reads what is in memory itself.
 
@@ -145,6 +169,16 @@ class LocalEventLog:
             events += decode_events(segment)
             expected = segment.last + 1
         return events[after + 1 - segments[0].first :]
+
+    async def between(self, thread_key: int, after: int, upto: int) -> list[Event]:
+        """The events behind offset `after` up to `upto`, as far as the store has them."""
+        events: list[Event] = []
+        while after < upto and (segments := await self._store.segments(thread_key, after, PAGE_SEGMENTS)):
+            for segment in segments:
+                stored = decode_events(segment)
+                events += stored[max(after + 1 - segment.first, 0) : upto + 1 - segment.first]
+                after = segment.last
+        return events
 
     async def vouches(self, log: ThreadLog, position: Position) -> bool:
         """Whether every event behind `position` can still be shown."""
