@@ -15,7 +15,7 @@ from gateway.eventlog.log import ThreadLog
 from gateway.eventlog.position import Position
 from gateway.protocol import Event
 from gateway.store.base import Store
-from gateway.store.records import Approval, Checkpoint, Segment, Thread
+from gateway.store.records import Approval, Checkpoint, Segment, Thread, Turn
 
 CHECKPOINT_SECONDS = 0.25
 """Between two checkpoints. With the time that writing takes, what is durable is at most half a second old."""
@@ -139,11 +139,17 @@ class LocalEventLog:
             self._dirty.add(log)
             self._changed.set()
 
-    async def own(self, log: ThreadLog, attempt: str | None) -> None:
-        """Be the one who appends, because a turn runs here. The caller holds `log.flushing`."""
+    async def own(self, log: ThreadLog, attempt: str | None, thread: Thread | None) -> None:
+        """Be the one who appends, because a turn runs here. `log` then has all that the store has of `thread`, or has
+        now. The caller holds `log.flushing`."""
 
-    async def disown(self, log: ThreadLog) -> None:
-        """Undo `own`: the turn has ended, here or elsewhere."""
+    async def disown(self, log: ThreadLog) -> bool:
+        """Undo `own`: the turn has ended, here or elsewhere. Whether all readers on all nodes have its last events."""
+        return True
+
+    async def known(self, thread: Thread, turn: Turn) -> list[Event]:
+        """The events of the thread since the turn's start, as far as anybody but its process has them."""
+        return await self.between(thread.key, turn.start or 0, thread.head)
 
     async def catch_up(self, log: ThreadLog, thread: Thread | None = None) -> None:
         """Have all in `log` that the store has, as read just now, or in `thread`.
@@ -196,13 +202,19 @@ class LocalEventLog:
                 return approval
         return None
 
-    def pending(self, log: ThreadLog, further: Sequence[Event] = ()) -> Checkpoint:
-        """All of `log` that is not durable, and `further` events. The caller holds `log.flushing`."""
+    def pending(self, log: ThreadLog, further: Sequence[Event] = (), shown: Sequence[str] = ()) -> Checkpoint:
+        """All of `log` that is not durable, and `further` events, which show the end of `shown` turns. The caller holds
+        `log.flushing`."""
         events = [*log.events[log.durable - log.base :], *further]
         first = log.durable + 1
         segment = Segment(first=first, last=log.durable + len(events), events=encode_events(events)) if events else None
         return Checkpoint(
-            thread_key=log.key, segment=segment, session=log.session, approvals=tuple(log.approvals.values())
+            thread_key=log.key,
+            epoch=log.epoch,
+            segment=segment,
+            session=log.session,
+            approvals=tuple(log.approvals.values()),
+            shown=(*log.shown, *shown),
         )
 
     def settled(self, log: ThreadLog, checkpoint: Checkpoint) -> None:
@@ -211,6 +223,8 @@ class LocalEventLog:
             log.durable = checkpoint.segment.last
         if log.session is checkpoint.session:
             log.session = None
+        for turn_id in checkpoint.shown:
+            log.shown.pop(turn_id, None)
         for approval in checkpoint.approvals:
             if log.approvals.get(approval.approval_id) is approval:
                 del log.approvals[approval.approval_id]
@@ -231,9 +245,17 @@ class LocalEventLog:
                 await stack.enter_async_context(log.flushing)
             batch = [self.pending(log) for log in logs]
             if batch:
-                await self._store.checkpoint(batch)
+                fenced = await self._store.checkpoint(batch)
                 for log, written in zip(logs, batch, strict=True):
-                    self.settled(log, written)
+                    if log.key in fenced:
+                        self._dirty.discard(log)
+                        self.lost(log)
+                    else:
+                        self.settled(log, written)
+
+    def lost(self, log: ThreadLog) -> None:
+        """Somebody else has gone on with this log, under a new epoch."""
+        _log.info("log_lost", thread_id=log.thread_id)
 
     async def keep_checkpointing(self) -> None:
         """Run until cancelled: one checkpoint per `CHECKPOINT_SECONDS` while there is something to write."""

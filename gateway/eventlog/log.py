@@ -78,6 +78,7 @@ class ThreadLog:
         "key",
         "running",
         "session",
+        "shown",
         "thread_id",
         "turns_started",
         "user_id",
@@ -102,6 +103,8 @@ class ThreadLog:
         """The provider's session, if it has changed since the last checkpoint."""
         self.approvals: dict[str, Approval] = {}
         """Approvals that have changed since the last checkpoint."""
+        self.shown: dict[str, None] = {}
+        """Turns that were cancelled while they waited, and whose end was logged since the last checkpoint."""
         self.holders = 0
         self.flushing = asyncio.Lock()
         """Held by whoever carries events of this log to the store."""
@@ -154,6 +157,7 @@ class ThreadLog:
         self.turns_started += 1
         self.session = None
         self.approvals.clear()
+        self.shown.clear()
         self._encoded = (-1, "")
         for follower in self._followers:
             follower.wake()

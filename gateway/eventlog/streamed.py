@@ -13,8 +13,9 @@ from gateway.eventlog.position import Position
 from gateway.eventlog.shipping import Shipment, Shipper
 from gateway.eventlog.stream import write_nudge
 from gateway.nodes.link import RedisLink
+from gateway.protocol import Event
 from gateway.store.base import Store
-from gateway.store.records import Thread
+from gateway.store.records import Thread, Turn
 
 REACH_SECONDS = 3.0
 """How long an attaching client waits until its cursor, of a node that has shown more, is known here too."""
@@ -31,7 +32,7 @@ class StreamedEventLog(LocalEventLog):
         super().__init__(store)
         self._link = link
         self._owned: dict[int, Shipment] = {}
-        self._shipper = Shipper(link, self._refused)
+        self._shipper = Shipper(link, self.lost)
         self._mirrors = Mirrors(link, self._refill)
         self.on_lost: Callable[[ThreadLog], None] = lambda log: None
         """Called when a log that is owned here was taken over by another node."""
@@ -62,16 +63,24 @@ class StreamedEventLog(LocalEventLog):
         await self._catch_up(log, thread)
         self._owned[log.key] = self._shipper.begin(log, attempt)
 
-    async def disown(self, log: ThreadLog) -> None:
+    async def disown(self, log: ThreadLog) -> bool:
         shipment = self._owned.pop(log.key, None)
-        if shipment is None:
-            return
+        if shipment is None:  # the store did not answer before the turn was stopped
+            return False
         self._shipper.end(shipment)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(FLUSH_SECONDS):
                 await self._shipper.flush(shipment)
         if self._logs.get(log.key) is log:
             await self._mirrors.add(log)
+        return shipment.over and not shipment.refused
+
+    async def known(self, thread: Thread, turn: Turn) -> list[Event]:
+        """Those in the store, and those behind them in the stream."""
+        async with self.held(thread.key) as log:
+            await self.catch_up(log, thread)
+            stored = await self.between(thread.key, turn.start or 0, log.base)
+            return [*stored, *log.events] if log.epoch == thread.epoch else stored
 
     async def nudge(self, thread: Thread) -> None:
         """Let mirrors on all nodes have what the store has: the one who knew more than their stream is gone.
@@ -82,10 +91,8 @@ class StreamedEventLog(LocalEventLog):
         write_nudge(pipeline, thread.key, thread.epoch, thread.head)
         await self._link.ask(pipeline.execute(raise_on_error=False))  # refused where it is not needed
 
-    def _refused(self, log: ThreadLog) -> None:
-        self.on_lost(log)
-
-    def fenced(self, log: ThreadLog) -> None:
+    def lost(self, log: ThreadLog) -> None:
+        super().lost(log)
         self.on_lost(log)
 
     async def catch_up(self, log: ThreadLog, thread: Thread | None = None) -> None:
