@@ -162,13 +162,19 @@ class LocalEventLog:
                 return approval
         return None
 
-    def pending(self, log: ThreadLog, further: Sequence[Event] = ()) -> Checkpoint:
-        """All of `log` that is not durable, and `further` events. The caller holds `log.flushing`."""
+    def pending(self, log: ThreadLog, further: Sequence[Event] = (), shown: Sequence[str] = ()) -> Checkpoint:
+        """All of `log` that is not durable, and `further` events, which show the turns `shown`. The caller holds
+        `log.flushing`."""
         events = [*log.events[log.durable - log.base :], *further]
         first = log.durable + 1
         segment = Segment(first=first, last=log.durable + len(events), events=encode_events(events)) if events else None
         return Checkpoint(
-            thread_key=log.key, segment=segment, session=log.session, approvals=tuple(log.approvals.values())
+            thread_key=log.key,
+            epoch=log.epoch,
+            segment=segment,
+            session=log.session,
+            approvals=tuple(log.approvals.values()),
+            shown=(*log.shown, *shown),
         )
 
     def settled(self, log: ThreadLog, checkpoint: Checkpoint) -> None:
@@ -180,8 +186,9 @@ class LocalEventLog:
         for approval in checkpoint.approvals:
             if log.approvals.get(approval.approval_id) is approval:
                 del log.approvals[approval.approval_id]
+        log.shown = [turn_id for turn_id in log.shown if turn_id not in checkpoint.shown]
         log.forget(keep=EVENTS_IN_MEMORY if log.running is not None else EVENTS_AT_REST)
-        if log.durable >= log.head and log.session is None and not log.approvals:
+        if log.durable >= log.head and log.session is None and not log.approvals and not log.shown:
             self._dirty.discard(log)
             self._drop_if_unused(log)
 
@@ -197,9 +204,10 @@ class LocalEventLog:
                 await stack.enter_async_context(log.flushing)
             batch = [self.pending(log) for log in logs]
             if batch:
-                await self._store.checkpoint(batch)
+                fenced = await self._store.checkpoint(batch)
                 for log, written in zip(logs, batch, strict=True):
-                    self.settled(log, written)
+                    if log.key not in fenced:
+                        self.settled(log, written)
 
     async def keep_checkpointing(self) -> None:
         """Run until cancelled: one checkpoint per `CHECKPOINT_SECONDS` while there is something to write."""

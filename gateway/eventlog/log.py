@@ -53,6 +53,7 @@ class ThreadLog:
         "key",
         "running",
         "session",
+        "shown",
         "thread_id",
         "turns_started",
         "user_id",
@@ -77,6 +78,8 @@ class ThreadLog:
         """The provider's session, if it has changed since the last checkpoint."""
         self.approvals: dict[str, Approval] = {}
         """Approvals that have changed since the last checkpoint."""
+        self.shown: list[str] = []
+        """Turns cancelled before they started that the log shows, unknown to the store since the last checkpoint."""
         self.holders = 0
         self.flushing = asyncio.Lock()
         """Held by whoever carries events of this log to the store."""

@@ -175,6 +175,7 @@ class LocalRunner:
                         content=answer.content,
                         failure=failure,
                     ),
+                    attempt=running.turn.attempt,
                     epoch=epoch,
                     start_next=not self.draining,
                 )
@@ -227,21 +228,25 @@ class LocalRunner:
                     events.append(msgspec.structs.replace(event, cursor=cursor))
                 self._metrics.turn_ended(turn.agent, "cancelled", None)
                 _log.info("turn_done", turn_id=turn.turn_id, agent=turn.agent, status="cancelled", pieces=0)
+            shown = [turn.turn_id for turn in turns]
             if log.running is None:
                 # Nothing would bump the epoch after a crash: these must be durable before they are shown.
-                checkpoint = self._logs.pending(log, events)
+                checkpoint = self._logs.pending(log, events, shown)
                 await self._store.checkpoint([checkpoint])
                 log.append_all(events)
                 self._logs.settled(log, checkpoint)
             else:
                 log.append_all(events)
+                log.shown += shown
                 self._logs.touch(log)
         await self._notices.changed(log.user_id, log.thread_id)
 
     async def recover(self) -> None:
-        """End what ran when an earlier process died, and go on with what waited."""
+        """End what ran when an earlier process died, show what it had cancelled, and go on with what waited."""
         for thread, turn in await self._store.running():
             await self._interrupt(thread, turn)
+        for key in await self._store.with_unshown():
+            await self.show_cancelled(key, await self._store.unshown(key))
         for thread in await self._store.waiting():
             following = await self._store.start_next(thread.key, now())
             if following is not None:
