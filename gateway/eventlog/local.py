@@ -229,7 +229,7 @@ class LocalEventLog:
             if log.approvals.get(approval.approval_id) is approval:
                 del log.approvals[approval.approval_id]
         log.forget(keep=EVENTS_IN_MEMORY if log.running is not None else EVENTS_AT_REST)
-        if log.durable >= log.head and log.session is None and not log.approvals:
+        if log.durable >= log.head and log.session is None and not log.approvals and not log.shown:
             self._dirty.discard(log)
             self._drop_if_unused(log)
 
@@ -269,6 +269,9 @@ class LocalEventLog:
                 _log.error("checkpoint_failed", logs=len(self._dirty))
             if self._dirty:
                 self._changed.set()
+
+    async def run(self) -> None:
+        """What this kind of log needs to have done all the time: nothing here. Run until cancelled."""
 
     async def keep_trimming(self) -> None:
         """Run until cancelled: forget events that are older than anybody needs."""

@@ -61,6 +61,8 @@ class StreamedEventLog(LocalEventLog):
             return
         self._mirrors.remove(log)
         await self._catch_up(log, thread)
+        if thread is not None and log.head > thread.head:  # what was mirrored never became durable
+            await self._renew(log)
         self._owned[log.key] = self._shipper.begin(log, attempt)
 
     async def disown(self, log: ThreadLog) -> bool:

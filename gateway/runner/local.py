@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from typing import Any
+from typing import Any, Self
 
 import msgspec
 import structlog
@@ -33,7 +33,7 @@ from gateway.runner.running import RunningTurn
 from gateway.runner.stream import ProviderStreams
 from gateway.runner.verdict import INTERRUPTED, Ending, Failure, verdict
 from gateway.store.base import Store
-from gateway.store.records import Checkpoint, Outcome, Thread, Turn
+from gateway.store.records import Accepted, Checkpoint, NewTurn, Outcome, Thread, Turn
 
 STORE_RETRY_SECONDS = 0.5
 """Between two tries to store what must be stored."""
@@ -85,12 +85,8 @@ class LocalRunner:
         """Providers that did not end when they were stopped."""
         return len(self._streams.left_behind)
 
-    def turn(self, turn_id: str) -> RunningTurn | None:
-        """The turn, if it runs here."""
-        return self._by_turn.get(turn_id)
-
     def in_thread(self, thread_key: int) -> RunningTurn | None:
-        """The turn that runs in the thread."""
+        """As in `Runner`."""
         return self._by_thread.get(thread_key)
 
     async def start(self, turn: Turn, thread: Thread | None = None, unshown: Sequence[Turn] = ()) -> asyncio.Task[bool]:
@@ -200,8 +196,8 @@ class LocalRunner:
                         content=answer.content,
                         failure=failure,
                     ),
-                    epoch=epoch,
                     attempt=running.turn.attempt,
+                    epoch=epoch,
                     start_next=not self.draining or self.start_following is not None,
                 )
                 try:
@@ -255,16 +251,33 @@ class LocalRunner:
             return (turn.status, turn.attempt, thread.epoch) == (status, running.turn.attempt, running.log.epoch)
 
     async def cancel_running(self, thread_key: int, turn_id: str | None) -> None:
-        """Stop the thread's running turn (if it is that one), also when it runs in the store but not yet here."""
+        """As in `Runner`."""
         for turn in await self._store.open_turns(thread_key):
             if turn.status == "running" and turn_id in (None, turn.turn_id):
-                if (running := self._by_turn.get(turn.turn_id)) is not None:
-                    running.stop("cancelled")
-                else:
-                    self._stopped_early.add(turn.turn_id)
+                self.stop(turn.turn_id)
+
+    def stop(self, turn_id: str) -> None:
+        """Stop a turn that runs here, or is about to."""
+        if (running := self._by_turn.get(turn_id)) is not None:
+            running.stop("cancelled")
+        else:
+            self._stopped_early.add(turn_id)
+
+    def forget(self, turn_id: str) -> None:
+        """The turn will not start here any more."""
+        self._stopped_early.discard(turn_id)
+
+    async def steer_elsewhere(self, new: NewTurn) -> Accepted | None:
+        """As in `Runner`: there is no elsewhere."""
+        return None
+
+    async def end_of(self, thread_key: int) -> None:
+        """As in `Runner`."""
+        if (running := self._by_thread.get(thread_key)) is not None:
+            await running.ended.wait()
 
     async def show_cancelled(self, thread_key: int) -> None:
-        """Log the message and the end of turns that were cancelled before they started."""
+        """As in `Runner`."""
         async with self._logs.held(thread_key) as log, log.flushing:  # no other turn starts or ends meanwhile
             unshown = await self._store.unshown(thread_key)
             if log.running is None:
@@ -298,11 +311,13 @@ class LocalRunner:
         return events
 
     async def recover(self) -> None:
-        """End what ran when an earlier process died, and go on with what waited."""
+        """End what ran when an earlier process died, show what it had cancelled, and go on with what waited."""
         for thread, turn in await self._store.running():
             following = await self.interrupt(thread, turn)
             if following is not None:
                 await self.start(following)
+        for key in await self._store.with_unshown():
+            await self.show_cancelled(key)
         for thread in await self._store.waiting():
             following = await self._store.start_next(thread.key, now())
             if following is not None:
@@ -319,8 +334,10 @@ class LocalRunner:
         running.answer.restore([event for event in events if event.turn_id == turn.turn_id])
         log.epoch = epoch = max(thread.epoch + 1, new_epoch())
         self._approvals.cancel_recovered(running)
-        status, failure = ("cancelled", None) if turn.cancel_asked else ("interrupted", INTERRUPTED)
-        _, following = await self._finish(running, status, failure, epoch)
+        if turn.cancel_asked:
+            _, following = await self._finish(running, "cancelled", None, epoch)
+        else:
+            _, following = await self._finish(running, "interrupted", INTERRUPTED, epoch)
         return following
 
     async def drain(self, seconds: float) -> None:
@@ -333,7 +350,9 @@ class LocalRunner:
         if self._tasks:
             await asyncio.wait(set(self._tasks), timeout=2 * CLOSING_SECONDS)
 
-    async def __aenter__(self) -> LocalRunner:
+    async def __aenter__(self) -> Self:
+        if self.start_following is None:
+            await self.recover()
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
