@@ -16,6 +16,9 @@ from gateway.eventlog.local import LocalEventLog
 from gateway.hub import Hub
 from gateway.loopwatch import LoopWatch
 from gateway.metrics import Metrics
+from gateway.nodes.control import Control, RedisControl, Solo
+from gateway.nodes.link import RedisLink
+from gateway.nodes.presence import Presence, Standing
 from gateway.notices import Notices
 from gateway.pushing import Pushing
 from gateway.resume import Resume
@@ -48,6 +51,10 @@ class Services:
     loop_watch: LoopWatch
     pushing: Pushing
     metrics: Metrics
+    link: RedisLink | None
+    """None: this is the only node."""
+    control: Control
+    presence: Presence
 
 
 @contextlib.asynccontextmanager
@@ -63,15 +70,17 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
     hub, metrics = Hub(), Metrics()
     async with (
         LoopWatch() as loop_watch,
+        _linked(settings) as link,
         SqlStore.open(settings.database, on_push_outcome=metrics.pushed) as store,
         Pushing.open(settings, store) as pushing,
         Agents.open(settings) as agents,
     ):
-        device_tokens = DeviceTokens(store, users_of(settings))
+        control: Control = Solo() if link is None else RedisControl(link)
+        device_tokens = DeviceTokens(store, users_of(settings), control)
         await device_tokens.refresh()
         logs = LocalEventLog(store)
-        notices = Notices(store, hub, pushing)
-        approvals = Approvals(store, logs, pushing, settings.approval.timeout_seconds)
+        notices = Notices(store, hub, pushing, control)
+        approvals = Approvals(store, logs, pushing, settings.approval.timeout_seconds, control)
         limits = settings.limits
         attachments = Attachments(
             store, state_path / "attachments", limits.attachment_bytes, limits.user_attachment_bytes
@@ -83,10 +92,14 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
             asyncio.create_task(attachments.keep_sweeping(), name="attachments"),
             asyncio.create_task(send_deadlines.keep(), name="send deadlines"),
             asyncio.create_task(device_tokens.keep(), name="device tokens"),
+            asyncio.create_task(control.run(), name="control"),
         ]
         try:
             runner = LocalRunner(store, logs, agents, attachments, approvals, notices, pushing, metrics, frame_bytes)
             async with runner, TurnEngine(settings, store, agents, attachments, notices, runner) as turns:
+                presence = Presence(lambda: Standing(connections=hub.counts(), running=runner.count), link)
+                hub.on_change = presence.changed
+                background.append(asyncio.create_task(presence.run(), name="presence"))
                 await runner.recover()
                 yield Services(
                     settings=settings,
@@ -107,9 +120,22 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
                     loop_watch=loop_watch,
                     pushing=pushing,
                     metrics=metrics,
+                    link=link,
+                    control=control,
+                    presence=presence,
                 )
             await logs.checkpoint()
         finally:
             for task in background:
                 task.cancel()
             await asyncio.gather(*background, return_exceptions=True)
+
+
+@contextlib.asynccontextmanager
+async def _linked(settings: Settings) -> AsyncIterator[RedisLink | None]:
+    """The link to Redis, if this is one node among many."""
+    if settings.redis_url is None:
+        yield None
+        return
+    async with RedisLink(settings.redis_url.get_secret_value()) as link:
+        yield link
