@@ -55,6 +55,7 @@ class DeviceTokens:
         self._by_digest: dict[bytes, DeviceToken] = {}
         self._ids: frozenset[str] = frozenset()
         self._mark: tuple[int, int] | None = None
+        """What the tokens here had in the store when they were read; None: they have changed since."""
         self._changing = asyncio.Lock()
         """Held from reading or changing the store's tokens until those here are the same."""
         self._looking = SharedWork(LOOK_SECONDS)
@@ -94,6 +95,7 @@ class DeviceTokens:
             paired = await self._store.pair(token_digest(code), new)
             if paired is None:
                 raise NotFound("this code is unknown, was used, or has expired: make a new one", field="code")
+            self._mark = None
             self._know([*self._by_digest.values(), paired])
         await self._control.tell("device_tokens")
         _log.info("device_paired", user_id=paired.user_id, token_id=paired.token_id)
@@ -104,6 +106,7 @@ class DeviceTokens:
         async with self._changing:
             if not await self._store.remove_device_token(user_id, token_id):
                 raise NotFound("there is no such paired device", field="id")
+            self._mark = None
             self._know([token for token in self._by_digest.values() if token.token_id != token_id])
         await self._control.tell("device_tokens")
         _log.info("device_revoked", user_id=user_id, token_id=token_id)
