@@ -98,7 +98,7 @@ class Device:
         self._task: asyncio.Task[None] | None = None
         self._sending: set[asyncio.Task[None]] = set()
         self._expected: dict[str, str] = {}
-        """Of the turns that it began: the whole answer, which `asking` asked for."""
+        """The whole answers of turns that it began, or was told to expect."""
         self._changed = asyncio.Condition()
         self._wait: float = 0.0
         self._failures = 0
@@ -133,6 +133,11 @@ class Device:
         return self._live
 
     @property
+    def sent(self) -> list[Sent]:
+        """All messages, accepted or not."""
+        return list(self._sent.values())
+
+    @property
     def texts(self) -> dict[str, str]:
         """What it was shown of each turn's answer."""
         return self._client.texts
@@ -165,6 +170,10 @@ class Device:
         self._follows.setdefault(thread_id, cursor)
         if self._live:
             self._soon(self._attach(thread_id))
+
+    def expect(self, turn_id: str, content: str) -> None:
+        """Hold what it is shown of this turn against the answer to `content`, which `asking` made."""
+        self._expected[turn_id] = text_of(content)
 
     async def ended(self, turn_id: str, within: float = 60.0) -> Ending:
         """How the turn ended, once this device was told."""
@@ -334,7 +343,7 @@ class Device:
             sent.turn_id, sent.thread_id, sent.at = frame["turn_id"], frame["thread_id"], time.time()
             sent.duplicate = frame["duplicate"]
             with contextlib.suppress(ValueError):
-                self._expected[sent.turn_id] = text_of(sent.content)
+                self.expect(sent.turn_id, sent.content)
             sent.accepted.set()
         self._follows[frame["thread_id"]] = self._follows.get(frame["thread_id"]) or frame["cursor"]
 
