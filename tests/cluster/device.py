@@ -95,6 +95,8 @@ class Device:
         self._sent: dict[str, Sent] = {}
         self._follows: dict[str, str | None] = {}
         """Threads, with the cursor of each once there is one."""
+        self._attached: set[str] = set()
+        """Threads that this connection follows, as the server has said."""
         self._task: asyncio.Task[None] | None = None
         self._sending: set[asyncio.Task[None]] = set()
         self._expected: dict[str, str] = {}
@@ -122,6 +124,11 @@ class Device:
 
     def _new_client(self) -> Client:
         return Client(lambda: self._url, token=self._token, agent=self._agent)
+
+    @property
+    def client(self) -> Client:
+        """What reads its frames."""
+        return self._client
 
     @property
     def url(self) -> str:
@@ -262,6 +269,7 @@ class Device:
             await self._leave()
             raise
         self._failures = 0
+        self._attached.clear()
         self._live = True
         self.connections += 1
         self.connected_at = time.time()
@@ -345,6 +353,7 @@ class Device:
             with contextlib.suppress(ValueError):
                 self.expect(sent.turn_id, sent.content)
             sent.accepted.set()
+        self._attached.add(frame["thread_id"])
         self._follows[frame["thread_id"]] = self._follows.get(frame["thread_id"]) or frame["cursor"]
 
     def _check_text(self, turn_id: str) -> None:
@@ -354,6 +363,7 @@ class Device:
             raise BrokenContract(f"turn {turn_id} was shown as {shown[-60:]!r}, which is no beginning of its answer")
 
     def _was_attached(self, frame: Frame) -> None:
+        self._attached.add(frame["thread_id"])
         if self._follows.get(frame["thread_id"]) is None:
             return
         if frame["recovered"]:
@@ -384,11 +394,19 @@ class Device:
         sent = self._sent.get(frame.get("id", ""))
         if sent is None:
             self.errors.append(frame)
+            if frame["retryable"]:  # an `attach` was refused for now
+                self._soon(self._attach_later(float(frame.get("retry_after") or 0.3)))
             return
         sent.refusals.append(frame)
         if not frame["retryable"]:
             raise BrokenContract(f"{sent.id} was refused for good: {frame}")
         self._soon(self._put_later(sent, float(frame.get("retry_after") or 0.3)))
+
+    async def _attach_later(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+        for thread_id in set(self._follows) - self._attached:
+            if self._live:
+                await self._attach(thread_id)
 
     async def _put_later(self, sent: Sent, seconds: float) -> None:
         await asyncio.sleep(seconds)

@@ -108,7 +108,8 @@ class Cluster:
 
     `users` are the names of people with tokens beside alice and bob. `wires` puts a proxy before the Postgres and the
     Redis of every node. `front` are further settings of the nodes that serve, `sabotage` names what
-    `tests.cluster.sabotage` breaks in every node, `environment` are further settings of all.
+    `tests.cluster.sabotage` breaks in every node, `environment` are further settings of all, `agents`
+    further agents beside `claude` and `demo`.
     """
 
     def __init__(
@@ -126,6 +127,7 @@ class Cluster:
         sabotage: str | None = None,
         front: Mapping[str, Any] | None = None,
         environment: Mapping[str, Any] | None = None,
+        agents: Mapping[str, Any] | None = None,
     ) -> None:
         self.folder = folder
         self.database_url = database_url
@@ -135,6 +137,7 @@ class Cluster:
         self.tokens = {**TOKENS, **{user: f"token-of-{user}" for user in users}}
         self._front = dict(front or {})
         self._environment = dict(environment or {})
+        self._agents = dict(agents or {})
         self._wires = wires
         self._sabotage = sabotage
         self._stack = contextlib.AsyncExitStack()
@@ -184,7 +187,7 @@ class Cluster:
         }
         settings = {
             "AUTH__TOKENS": self.tokens,
-            "AGENTS": {"codex": None, "demo": {"pace": 0}, "claude": claude},
+            "AGENTS": {"codex": None, "demo": {"pace": 0}, "claude": claude, **self._agents},
             "DATABASE_URL": database_url,
             "REDIS_URL": redis_url,
             "LEASE_SECONDS": str(self.lease),

@@ -31,8 +31,38 @@ def lose_pieces() -> None:
     Follow.take = losing  # type: ignore[method-assign]  # that is what it is for
 
 
+def steerable() -> None:
+    """No sabotage: one more provider, which says what it is told while it runs, until it is told `stop`."""
+    from collections.abc import AsyncGenerator, Mapping
+    from typing import Any
+
+    import gateway.agents
+    from providers import Completed, Event, TextDelta, Turn
+    from providers.base import Capability
+
+    class Steerable:
+        name = "steerable"
+        capabilities: frozenset[Capability] = frozenset(("steer",))
+
+        async def stream(self, turn: Turn, /) -> AsyncGenerator[Event]:
+            yield TextDelta("a", "begun")
+            async for message in turn.steering:
+                yield TextDelta("a", f", {message.content}")
+                if message.content == "stop":
+                    break
+            yield Completed()
+
+    create = gateway.agents.create
+
+    def create_or_steer(name: str, options: Mapping[str, Any]) -> Any:
+        return Steerable() if name == "steerable" else create(name, options)
+
+    gateway.agents.create = create_or_steer
+
+
 SABOTAGES: dict[str, Callable[[], None]] = {
     "lose-pieces": lose_pieces,
+    "steerable": steerable,
 }
 
 
