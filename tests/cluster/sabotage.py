@@ -39,6 +39,7 @@ def steerable() -> None:
     import gateway.agents
     from providers import Completed, Event, TextDelta, Turn
     from providers.base import Capability
+    from providers.registry import create
 
     class Steerable:
         name = "steerable"
@@ -52,12 +53,10 @@ def steerable() -> None:
                     break
             yield Completed()
 
-    create = gateway.agents.create
-
     def create_or_steer(name: str, options: Mapping[str, Any]) -> Any:
         return Steerable() if name == "steerable" else create(name, options)
 
-    gateway.agents.create = create_or_steer
+    gateway.agents.create = create_or_steer  # type: ignore[attr-defined]  # where it is looked up
 
 
 SABOTAGES: dict[str, Callable[[], None]] = {

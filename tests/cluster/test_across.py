@@ -377,12 +377,11 @@ async def test_health_counts_the_connections_of_all_nodes(house: House) -> None:
     for node, agent in ((house.a, "demo"), (house.b, "demo"), (house.b, "claude")):
         await house.phone(node, agent=agent)
 
-    async def counted(node: Node) -> bool:
-        counts = (await node.get("/api/health", user=None))["connections"]
-        return bool((counts["demo"], counts["claude"]) == (2, 1))
+    async def counted() -> bool:
+        counts = [(await node.get("/api/health", user=None))["connections"] for node in (house.a, house.b)]
+        return all((count["demo"], count["claude"]) == (2, 1) for count in counts)
 
-    for node in (house.a, house.b):
-        await eventually(lambda n=node: counted(n), "both nodes count three", 15)
+    await eventually(counted, "both nodes count three", 15)
 
 
 async def test_a_turn_is_pushed_once_though_every_node_has_an_outbox(house: House) -> None:
@@ -397,11 +396,10 @@ async def test_a_turn_is_pushed_once_though_every_node_has_an_outbox(house: Hous
             answer = await node.post("/api/demo/messages", {"content": f"/echo push {number}"})
             turns.append(answer.json()["turn_id"])
 
-        async def told(turn_id: str) -> bool:
-            return bool((await house.b.get(f"/api/turns/{turn_id}"))["pushes"])
+        async def told() -> bool:
+            return all([(await house.b.get(f"/api/turns/{turn_id}"))["pushes"] for turn_id in turns])
 
-        for turn_id in turns:
-            await eventually(lambda t=turn_id: told(t), f"{turn_id} is pushed", 20)
+        await eventually(told, "all are pushed", 20)
         for turn_id in turns:
             pushes = (await house.a.get(f"/api/turns/{turn_id}"))["pushes"]
             assert [push["outcome"] for push in pushes] == ["sent"], pushes

@@ -74,7 +74,7 @@ class Upstream:
         self._tasks: set[asyncio.Task[None]] = set()
         self._gates: list[Gate] = []
         self._gated = False
-        self._called = asyncio.Condition()
+        self._changed = asyncio.Condition()
 
     async def port_of(self, node: str) -> int:
         """Where this node calls."""
@@ -105,12 +105,13 @@ class Upstream:
 
     async def called(self, marker: str, within: float = 15.0) -> Paid:
         """The first call with this marker, once it has come."""
-        async with asyncio.timeout(within), self._called:
-            while True:
-                for call in self.calls:
-                    if call.marker == marker:
-                        return call
-                await self._called.wait()
+        await self.until(lambda: marker in self.by_marker(), within)
+        return self.by_marker()[marker][0]
+
+    async def until(self, holds: Callable[[], bool], within: float = 15.0) -> None:
+        """Wait until a call that came or ended has brought it about."""
+        async with asyncio.timeout(within), self._changed:
+            await self._changed.wait_for(holds)
 
     def _answer(self, node: str, call: Call) -> Script:
         question = call.question
@@ -134,10 +135,14 @@ class Upstream:
         return [*steps, BlockStop(), *end()]
 
     async def _watch(self, call: Call, paid: Paid) -> None:
-        async with self._called:
-            self._called.notify_all()
+        await self._notify()
         await call.finished.wait()
         paid.ended_at, paid.cut = time.time(), call.closed.is_set()
+        await self._notify()
+
+    async def _notify(self) -> None:
+        async with self._changed:
+            self._changed.notify_all()
 
     async def __aenter__(self) -> Self:
         return self
