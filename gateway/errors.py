@@ -20,6 +20,7 @@ GatewayError
 ├── AgentUnavailable    agent_unavailable  the agent is not configured; the reason is for the operator
 ├── UpstreamFailed      upstream_failed    the agent's backend could not do what was asked for just now
 ├── Draining            draining           this server is about to stop; another one takes new messages
+├── NodeUnavailable     unavailable        the node that could do it does not answer
 └── StoreUnavailable    unavailable        the database does not answer
 """
 
@@ -137,6 +138,13 @@ class UpstreamFailed(GatewayError):
 
 class Draining(GatewayError):
     code, status, retryable = "draining", 503, True
+
+
+class NodeUnavailable(GatewayError):
+    code, status, retryable = "unavailable", 503, True
+
+    def __init__(self) -> None:
+        super().__init__("the server that runs this turn does not answer just now: try again", retry_after=1.0)
 
 
 class StoreUnavailable(GatewayError):

@@ -32,6 +32,7 @@ from gateway.store.records import (
     Approval,
     Attachment,
     Checkpoint,
+    Claim,
     DeviceToken,
     DeviceTokens,
     Found,
@@ -151,9 +152,25 @@ class SqlStore:
     async def unsteer(self, message_id: str) -> None:
         await self._writer.run(lambda connection: steering.unsteer(connection, message_id))
 
-    async def checkpoint(self, batch: Sequence[Checkpoint]) -> None:
-        if batch:
-            await self._writer.run(lambda connection: log.checkpoint(connection, batch))
+    async def checkpoint(self, batch: Sequence[Checkpoint]) -> set[int]:
+        if not batch:
+            return set()
+        return await self._writer.run(lambda connection: log.checkpoint(connection, batch))
+
+    async def append_at_rest(self, checkpoint: Checkpoint) -> bool:
+        return await self._writer.run(lambda connection: log.append_at_rest(connection, checkpoint))
+
+    async def claim(self, turn_id: str, attempt: str, at: int) -> Claim | None:
+        return await self._writer.run(lambda connection: turns.claim(connection, turn_id, attempt, at))
+
+    async def unclaimed(self, started_before: int, limit: int) -> list[str]:
+        return await self._read(lambda connection: turns.unclaimed(connection, started_before, limit))
+
+    async def claimed(self, limit: int) -> list[str]:
+        return await self._read(lambda connection: turns.claimed(connection, limit))
+
+    async def ask_cancel(self, thread_key: int, turn_id: str | None) -> list[Turn]:
+        return await self._writer.run(lambda connection: turns.ask_cancel(connection, thread_key, turn_id))
 
     async def finish(self, outcome: Outcome) -> Turn | None:
         told: outbox.Told = []
@@ -163,6 +180,12 @@ class SqlStore:
 
     async def cancel_queued(self, thread_key: int, turn_id: str | None, at: int) -> list[Turn]:
         return await self._writer.run(lambda connection: turns.cancel_queued(connection, thread_key, turn_id, at))
+
+    async def unshown(self, thread_key: int) -> list[Turn]:
+        return await self._read(lambda connection: turns.unshown(connection, thread_key))
+
+    async def with_unshown(self) -> list[int]:
+        return await self._read(turns.with_unshown)
 
     async def start_next(self, thread_key: int, at: int) -> Turn | None:
         return await self._writer.run(lambda connection: turns.start_next(connection, thread_key, at))

@@ -83,7 +83,7 @@ def end(accepted: Accepted | Turn, first: int | None = None, last: int | None = 
         "error": None,
         "duration_ms": 7,
         "at": 6_000,
-        "checkpoint": Checkpoint(thread_key=turn.thread_key, segment=piece),
+        "checkpoint": Checkpoint(thread_key=turn.thread_key, epoch=1_000, segment=piece),
     }
     return Outcome(**fields | changes)
 
@@ -484,11 +484,11 @@ async def test_a_checkpoint_moves_heads_and_keeps_sessions(store: Store) -> None
     one, two = await store.accept(new("1")), await store.accept(new("2", thread_id="t2"))
     await store.checkpoint(
         [
-            Checkpoint(thread_key=one.thread.key, segment=segment(1, 3), session={"id": [1, None]}),
-            Checkpoint(thread_key=two.thread.key, segment=segment(1, 1)),
+            Checkpoint(thread_key=one.thread.key, epoch=1_000, segment=segment(1, 3), session={"id": [1, None]}),
+            Checkpoint(thread_key=two.thread.key, epoch=1_000, segment=segment(1, 1)),
         ]
     )
-    await store.checkpoint([Checkpoint(thread_key=one.thread.key, segment=segment(4, 9))])
+    await store.checkpoint([Checkpoint(thread_key=one.thread.key, epoch=1_000, segment=segment(4, 9))])
     thread = await store.thread("alice", "t")
     assert thread is not None
     assert (thread.head, thread.session) == (9, {"id": [1, None]})
@@ -500,7 +500,7 @@ async def test_a_checkpoint_moves_heads_and_keeps_sessions(store: Store) -> None
 async def test_segments_come_whole_in_order_and_no_more_than_asked(store: Store) -> None:
     key = (await store.accept(new("1"))).thread.key
     pieces = [segment(1, 3, b"abc"), segment(4, 4, b""), segment(5, 9, bytes(range(256)))]
-    await store.checkpoint([Checkpoint(thread_key=key, segment=piece) for piece in pieces])
+    await store.checkpoint([Checkpoint(thread_key=key, epoch=1_000, segment=piece) for piece in pieces])
     assert await store.segments(key, 0, 9) == pieces
     assert await store.segments(key, 2, 9) == pieces
     assert await store.segments(key, 3, 9) == pieces[1:]
@@ -514,8 +514,8 @@ async def test_segments_come_whole_in_order_and_no_more_than_asked(store: Store)
 async def test_a_checkpoint_that_leaves_a_gap_is_refused_whole(store: Store) -> None:
     one, two = await store.accept(new("1")), await store.accept(new("2", thread_id="t2"))
     batch = [
-        Checkpoint(thread_key=one.thread.key, segment=segment(1, 3)),
-        Checkpoint(thread_key=two.thread.key, segment=segment(2, 3)),
+        Checkpoint(thread_key=one.thread.key, epoch=1_000, segment=segment(1, 3)),
+        Checkpoint(thread_key=two.thread.key, epoch=1_000, segment=segment(2, 3)),
     ]
     with pytest.raises(ValueError, match="gap"):
         await store.checkpoint(batch)
@@ -528,7 +528,7 @@ async def test_a_checkpoint_that_leaves_a_gap_is_refused_whole(store: Store) -> 
 async def test_a_checkpoint_written_again_is_stored_once_and_may_have_grown(store: Store) -> None:
     key = (await store.accept(new("1"))).thread.key
     for last in (3, 3, 5, 4):
-        await store.checkpoint([Checkpoint(thread_key=key, segment=segment(1, last))])
+        await store.checkpoint([Checkpoint(thread_key=key, epoch=1_000, segment=segment(1, last))])
     assert await log_of(store, key) == [(1, 5)]
     thread = await store.thread_by_key(key)
     assert thread is not None
@@ -539,7 +539,7 @@ async def test_a_checkpoint_of_a_deleted_thread_is_passed_over(store: Store) -> 
     gone, kept = await store.accept(new("1")), await store.accept(new("2", thread_id="t2"))
     await store.delete("alice", "t")
     await store.checkpoint(
-        [Checkpoint(thread_key=accepted.thread.key, segment=segment(1, 2)) for accepted in (gone, kept)]
+        [Checkpoint(thread_key=accepted.thread.key, epoch=1_000, segment=segment(1, 2)) for accepted in (gone, kept)]
     )
     assert await log_of(store, gone.thread.key) == []
     assert await log_of(store, kept.thread.key) == [(1, 2)]
@@ -548,7 +548,7 @@ async def test_a_checkpoint_of_a_deleted_thread_is_passed_over(store: Store) -> 
 async def test_a_new_epoch_drops_the_older_segments_and_counts_on_from_the_checkpoint(store: Store) -> None:
     accepted = await store.accept(new("1"))
     key = accepted.thread.key
-    await store.checkpoint([Checkpoint(thread_key=key, segment=segment(1, 7))])
+    await store.checkpoint([Checkpoint(thread_key=key, epoch=1_000, segment=segment(1, 7))])
     await store.accept(new("2"))
     following = await store.finish(end(accepted, 20, 22, status="interrupted", epoch=3_000))
     thread = await store.thread_by_key(key)
@@ -571,13 +571,13 @@ async def test_trim_forgets_only_a_prefix_of_ended_turns(store: Store) -> None:
     key = first.thread.key
     await store.accept(new("2"))
     await store.accept(new("3"))
-    await store.checkpoint([Checkpoint(thread_key=key, segment=segment(1, 2))])
+    await store.checkpoint([Checkpoint(thread_key=key, epoch=1_000, segment=segment(1, 2))])
     second = await store.finish(end(first, 3, 4, at=DAY))
     assert second is not None
-    await store.checkpoint([Checkpoint(thread_key=key, segment=segment(5, 6))])
+    await store.checkpoint([Checkpoint(thread_key=key, epoch=1_000, segment=segment(5, 6))])
     third = await store.finish(end(second, 7, 8, at=2 * DAY))
     assert third is not None
-    await store.checkpoint([Checkpoint(thread_key=key, segment=segment(9, 10))])
+    await store.checkpoint([Checkpoint(thread_key=key, epoch=1_000, segment=segment(9, 10))])
 
     assert await store.trim(DAY, 100) == 0
     assert await store.trim(DAY + 1, 1) == 1
@@ -598,7 +598,7 @@ async def test_trim_keeps_a_segment_that_also_holds_events_of_a_later_turn(store
     key = first.thread.key
     await store.finish(end(first, 1, 4, at=DAY))
     second = await store.accept(new("2"))
-    await store.checkpoint([Checkpoint(thread_key=key, segment=segment(1, 6))])
+    await store.checkpoint([Checkpoint(thread_key=key, epoch=1_000, segment=segment(1, 6))])
     assert second.turn.start == 4
     assert await store.trim(9 * DAY, 100) == 0
 
@@ -714,7 +714,9 @@ async def test_deleting_takes_all_that_belongs_to_the_thread(store_url: str) -> 
         first = await store.accept(new("1"))
         await store.accept(new("2"))
         asked = approval("p1", "u-1")
-        point = Checkpoint(thread_key=first.thread.key, segment=segment(1, 2), session={}, approvals=[asked])
+        point = Checkpoint(
+            thread_key=first.thread.key, epoch=1_000, segment=segment(1, 2), session={}, approvals=[asked]
+        )
         await store.checkpoint([point])
         assert await store.delete("alice", "t") is True
         assert await store.delete("alice", "t") is False
@@ -768,7 +770,7 @@ async def test_an_approval_is_kept_as_it_stands_and_its_first_decision_stays(sto
     key = (await store.accept(new("1"))).thread.key
 
     async def keep(one: Approval) -> Approval | None:
-        await store.checkpoint([Checkpoint(thread_key=key, segment=None, approvals=[one])])
+        await store.checkpoint([Checkpoint(thread_key=key, epoch=1_000, segment=None, approvals=[one])])
         return await store.approval("alice", one.approval_id)
 
     asked = approval("p1", "u-1")

@@ -17,6 +17,7 @@ from gateway.connection import Connection
 from gateway.eventlog.local import LocalEventLog
 from gateway.hub import Hub
 from gateway.metrics import Metrics
+from gateway.nodes.control import Solo
 from gateway.notices import Notices
 from gateway.protocol import MessageBody
 from gateway.pushing import Pushing
@@ -157,7 +158,7 @@ async def engine(
             attachments = Attachments(store, tmp_path / "attachments", 2**20, 2**22)
             notices, frame_bytes = Notices(store, hub, pushing), made.limits.server_frame_bytes
             runner = LocalRunner(store, logs, agents, attachments, approvals, notices, pushing, metrics, frame_bytes)
-            async with runner, TurnEngine(made, store, agents, attachments, notices, runner) as turns:
+            async with runner, TurnEngine(made, store, agents, attachments, notices, runner, Solo()) as turns:
                 await runner.recover()
                 resume = Resume(store, logs, metrics, frame_bytes)
                 yield Parts(made, store, logs, approvals, runner, turns, resume, hub, metrics, scripted)

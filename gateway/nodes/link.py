@@ -1,0 +1,170 @@
+"""A node's connections to Redis, and whether it answers.
+
+Keys begin with `agentline:`. Redis must not evict (`maxmemory-policy noeviction`) and must keep an append-only file:
+docs/scale.md tells what is lost without.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Awaitable, Sequence
+from typing import Any, Self, TypeVar
+
+import structlog
+from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import AuthenticationError, ReadOnlyError, RedisError, ResponseError
+
+from gateway.ids import new_id
+
+ANSWER_SECONDS = 2.0
+"""How long Redis may take to answer before it counts as down."""
+CONNECT_SECONDS = 1.0
+BLOCK_MS = 2_000
+"""How long a blocking read waits for news. One whose server has died is noticed behind it and `ANSWER_SECONDS`."""
+CONNECTIONS = 64
+RETRY_SECONDS = 0.1
+"""Between two tries while Redis is down."""
+
+T = TypeVar("T")
+
+_log = structlog.get_logger(__name__)
+
+
+class RedisDown(Exception):
+    """Redis does not answer, or not as a primary that has loaded its data. What was asked for may have happened."""
+
+
+class RedisLink:
+    """`async with` it. Commands of one node share a pool; each blocking read has a connection of its own.
+
+    A command is tried once: whoever calls knows what a repetition would mean.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.node_id = new_id("n")
+        self._url = url
+        self.client = self._connect(CONNECTIONS)
+        self.up_since: float | None = None
+        """Since when Redis has answered without fail (monotonic seconds); None while it does not."""
+
+    def _connect(self, connections: int) -> Redis:
+        # RESP2: one form of every answer, whatever the version of the server.
+        return Redis.from_url(
+            self._url,
+            protocol=2,
+            retry=Retry(NoBackoff(), 0),
+            socket_timeout=BLOCK_MS / 1000 + ANSWER_SECONDS,
+            socket_connect_timeout=CONNECT_SECONDS,
+            max_connections=connections,
+        )
+
+    @property
+    def up(self) -> bool:
+        """Whether Redis answered the last time it was asked."""
+        return self.up_since is not None
+
+    async def ask(self, command: Awaitable[T], seconds: float | None = ANSWER_SECONDS) -> T:
+        """The answer to a command of `client`, within `seconds`.
+
+        Raises:
+            RedisDown: there was none in time.
+            ResponseError: Redis refused the command.
+        """
+        try:
+            async with asyncio.timeout(seconds):
+                answer = await command
+        except ReadOnlyError as error:  # a primary that has become a replica: another server is it now
+            await self.client.connection_pool.disconnect(inuse_connections=False)
+            self.failed(error)
+            raise RedisDown(str(error)) from error
+        except AuthenticationError as error:
+            self.failed(error)
+            raise RedisDown("it refuses the password") from error
+        except ResponseError as error:
+            if str(error).partition(" ")[0] in ("LOADING", "MASTERDOWN", "READONLY", "MISCONF", "OOM"):
+                self.failed(error)
+                raise RedisDown(str(error)) from error
+            raise
+        except (RedisError, OSError, TimeoutError) as error:
+            self.failed(error)
+            raise RedisDown(str(error) or type(error).__name__) from error
+        if self.up_since is None:
+            self.up_since = time.monotonic()
+            _log.info("redis_up")
+        return answer
+
+    async def run(self, *command: Any) -> Any:
+        """`ask`, of one command given by its words."""
+        return await self.ask(called(self.client, *command))
+
+    def failed(self, error: BaseException) -> None:
+        """Redis did not do what a primary does."""
+        if self.up_since is not None:
+            self.up_since = None
+            _log.error("redis_down", reason=type(error).__name__)
+
+    @contextlib.asynccontextmanager
+    async def reader(self) -> AsyncIterator[Reader]:
+        """A connection of its own for blocking reads."""
+        client = self._connect(1)
+        try:
+            yield Reader(self, client)
+        finally:
+            with contextlib.suppress(RedisError, OSError):
+                await client.aclose()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        with contextlib.suppress(RedisError, OSError):
+            await self.client.aclose()
+
+
+class Reader:
+    """Blocking reads, one after another, which another task may cut short."""
+
+    def __init__(self, link: RedisLink, client: Redis) -> None:
+        self._link = link
+        self._client = client
+        self._id: int | None = None
+        self._blocked = False
+
+    async def read(self, *command: Any) -> Any:
+        """The answer of a command that blocks for at most `BLOCK_MS`; None or empty if there was no news.
+
+        Raises: as `RedisLink.ask`.
+        """
+        seconds = BLOCK_MS / 1000 + ANSWER_SECONDS
+        try:
+            if self._id is None:
+                self._id = await self._link.ask(self._client.client_id())
+            self._blocked = True
+            return await self._link.ask(called(self._client, *command), seconds)
+        except RedisDown:
+            self._id = None
+            await self._client.connection_pool.disconnect()
+            raise
+        finally:
+            self._blocked = False
+
+    async def interrupt(self) -> None:
+        """Let a read that waits return at once, with no news. It may come too early, for a read that is about to wait:
+        the caller repeats it."""
+        if self._blocked and self._id is not None:
+            with contextlib.suppress(RedisDown, ResponseError):
+                await self._link.run("CLIENT", "UNBLOCK", self._id)
+
+
+def called(client: Redis, *command: Any) -> Awaitable[Any]:
+    """A command given by its words, under way."""
+    return client.execute_command(*command)  # type: ignore[no-untyped-call]  # redis-py leaves it without types
+
+
+def fields_of(entry: Sequence[Any]) -> dict[bytes, bytes]:
+    """The fields of a stream's entry, as a script returns them: a flat list."""
+    return dict(zip(entry[::2], entry[1::2], strict=True))
