@@ -174,9 +174,10 @@ class Device:
 
     def follow(self, thread_id: str, cursor: str | None = None) -> None:
         """Follow a thread from now on, on every connection."""
-        self._follows.setdefault(thread_id, cursor)
-        if self._live:
-            self._soon(self._attach(thread_id))
+        if thread_id not in self._follows:
+            self._follows[thread_id] = cursor
+            if self._live:
+                self._soon(self._attach(thread_id))
 
     def expect(self, turn_id: str, content: str) -> None:
         """Hold what it is shown of this turn against the answer to `content`, which `asking` made."""
@@ -237,7 +238,8 @@ class Device:
             except (Closed, OSError, WebSocketException, InvalidHandshake, TimeoutError) as error:
                 self._failed(error)
             except BrokenContract as error:
-                self.violations.append(f"{self.name} on {self._url}: {error}")
+                last = "\n      ".join(str(frame)[:300] for frame in self._client.frames[-5:])
+                self.violations.append(f"{self.name} on {self._url}: {error}; the last frames:\n      {last}")
                 await self._leave()
                 self._client = self._new_client()  # an app that was installed anew
                 self._follows = dict.fromkeys(self._follows)

@@ -80,7 +80,6 @@ async def shared(
             environment={
                 "PUSH__GRACE_SECONDS": str(GRACE),
                 "PUSH__NTFY": {"server": ntfy.url, "ca_path": str(authority.ca_path)},
-                "ATTACHMENTS_DIR": str(folder / "attachments"),
             },
         )
         await stack.enter_async_context(cluster)
