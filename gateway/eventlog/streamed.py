@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import Callable
 
-from gateway.eventlog.local import LocalEventLog
+from gateway.eventlog.local import LocalEventLog, log_of
 from gateway.eventlog.log import ThreadLog, until
 from gateway.eventlog.mirroring import Mirrors, RemoteTurn, append
 from gateway.eventlog.position import Position
@@ -44,11 +44,18 @@ class StreamedEventLog(LocalEventLog):
             group.create_task(self._mirrors.run(), name="mirroring")
 
     async def _load(self, key: int) -> ThreadLog:
-        fresh = key not in self._logs
-        log = await super()._load(key)
-        if fresh:
-            await self._renew(log)
+        """Nobody finds the log before it is as the store and its stream have it: a turn may begin in it at once."""
+        thread = await self._store.thread_by_key(key)
+        if thread is None:
+            raise LookupError(key)
+        log = log_of(thread)
+        log.running = await self._running(thread)
+        try:
             await self._mirrors.add(log)
+        except BaseException:
+            self._mirrors.remove(log)
+            raise
+        self._logs[key] = log
         return log
 
     def _drop_if_unused(self, log: ThreadLog) -> None:
