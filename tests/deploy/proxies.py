@@ -130,17 +130,18 @@ class Proxy(ABC):
     def http(self, user: str | None = "alice", **options: Any) -> httpx2.AsyncClient:
         """A client of the gateways behind it. Fails at an answer that `/openapi.json` does not declare."""
         headers = {} if user is None else {"Authorization": f"Bearer {TOKENS[user]}"}
-        settings: dict[str, Any] = {"base_url": self.url, "timeout": 10, **options}
-        return httpx2.AsyncClient(
-            headers=headers, trust_env=False, event_hooks={"response": [check_answer]}, **settings
-        )
+        hooks = {"response": [check_answer]}
+        settings: dict[str, Any] = {"base_url": self.url, "timeout": 10, "event_hooks": hooks, **options}
+        return httpx2.AsyncClient(headers=headers, trust_env=False, **settings)
 
     @contextlib.asynccontextmanager
-    async def events(self, path: str, body: Any = None, last: str | None = None) -> AsyncIterator[EventSource]:
+    async def events(
+        self, path: str, body: Any = None, last: str | None = None, within: float = 10
+    ) -> AsyncIterator[EventSource]:
         """The event stream of `path`, asked for with POST if there is a body. Leaving the block hangs up."""
         sent = {"Accept": "text/event-stream"} | ({} if last is None else {"Last-Event-ID": last})
         async with (
-            self.http() as http,
+            self.http(timeout=within) as http,
             http.stream("GET" if body is None else "POST", path, json=body, headers=sent) as answer,
         ):
             yield EventSource(answer)
