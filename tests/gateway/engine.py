@@ -70,7 +70,8 @@ class Parts:
         """The turn as stored, once it has ended."""
         async with asyncio.timeout(within):
             while True:
-                if (running := self.runner.turn(accepted.turn.turn_id)) is not None:
+                running = self.runner.in_thread(accepted.thread.key)
+                if running is not None and running.turn_id == accepted.turn.turn_id:
                     await running.ended.wait()
                 found = await self.store.turn(accepted.thread.user_id, accepted.turn.turn_id)
                 assert found is not None
