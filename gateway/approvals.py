@@ -6,6 +6,7 @@ Nothing is ever approved by default.
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -13,9 +14,10 @@ import msgspec
 
 from gateway import protocol
 from gateway.clock import now, rfc3339
-from gateway.errors import BadFrame, NotFound
+from gateway.errors import BadFrame, NodeUnavailable, NotFound, TooLarge
 from gateway.eventlog.local import LocalEventLog
 from gateway.ids import new_id
+from gateway.nodes.control import Control, Solo
 from gateway.pushing import Pushing
 from gateway.store.base import Store
 from gateway.store.records import Approval
@@ -32,6 +34,11 @@ OPTIONS = 32
 """More than a person can be asked to choose from."""
 OPTION_CHARS = 200
 """Of an option's id; a longer label comes cut."""
+NEW_SECONDS = 1.0
+"""How long the other nodes are asked for an approval that the store does not know: it may not be durable yet."""
+
+_ID = re.compile(r"p-[0-9a-f]{24}")
+"""What an approval's id looks like."""
 
 
 class _Open(msgspec.Struct):
@@ -41,15 +48,34 @@ class _Open(msgspec.Struct):
     decided: asyncio.Future[Decision]
 
 
+class _Answer(msgspec.Struct):
+    """What a node answers to another one's `decide`."""
+
+    standing: protocol.StandingDecision | None = None
+    counts: bool = False
+    refused: str | None = None
+    """Why the decision is none of those that were offered."""
+
+
 class Approvals:
     """The approvals that are open in this process; those that are over are in the store."""
 
-    def __init__(self, store: Store, logs: LocalEventLog, pushing: Pushing, timeout_seconds: float) -> None:
+    def __init__(
+        self,
+        store: Store,
+        logs: LocalEventLog,
+        pushing: Pushing,
+        timeout_seconds: float,
+        control: Control | None = None,
+    ) -> None:
         self._store = store
         self._pushing = pushing
         self._logs = logs
         self._timeout_seconds = timeout_seconds
         self._open: dict[str, _Open] = {}
+        self._control = Solo() if control is None else control
+        self._control.on("approval", self._known_to_another)
+        self._control.on("decide", self._decide_for_another)
 
     async def ask(self, running: RunningTurn, request: ApprovalRequest) -> Decision:
         """Ask the turn's user, and wait for the answer. `declined` when nobody gives one in time.
@@ -98,22 +124,91 @@ class Approvals:
     async def decide(
         self, user_id: str, approval_id: str, decision: str, text: str | None, by: str | None
     ) -> tuple[protocol.StandingDecision, bool]:
-        """Answer an approval. The first answer wins; a later one changes nothing.
+        """Answer an approval, on whichever node it is open. The first answer wins; a later one changes nothing.
 
         Returns what stands, and whether this was the answer that counts.
 
         Raises:
             NotFound: this user has no such approval.
             BadFrame: the decision is none of the offered ones.
+            NodeUnavailable: it is open on a node that does not answer. If that one is dead, its approvals are resolved
+                as `cancelled` once another one has taken over its turns.
+            TooLarge: it is open on another node, and `text` is longer than nodes can tell each other.
         """
+        decided = self._decide_here(user_id, approval_id, decision, text, by)
+        if decided is not None:
+            return decided
+        record = await self._store.approval(user_id, approval_id)
+        if record is not None and record.decision is not None:
+            return _standing(record), False
+        if record is None and not await self._is_new_elsewhere(user_id, approval_id):
+            raise _unknown()
+        try:
+            return await self._decide_elsewhere(user_id, approval_id, decision[: OPTION_CHARS + 1], text, by)
+        except NodeUnavailable:
+            record = await self._store.approval(user_id, approval_id)  # it may have been resolved meanwhile
+            if record is None:
+                raise _unknown() from None
+            if record.decision is None:
+                raise
+            return _standing(record), False
+
+    async def _is_new_elsewhere(self, user_id: str, approval_id: str) -> bool:
+        """Whether the user has this approval, but it was not durable yet a moment ago."""
+        if not _ID.fullmatch(approval_id):
+            return False
+        try:
+            await self._control.ask("approval", within=NEW_SECONDS, user_id=user_id, approval_id=approval_id)
+        except NodeUnavailable:
+            return await self._store.approval(user_id, approval_id) is not None
+        return True
+
+    async def _decide_elsewhere(
+        self, user_id: str, approval_id: str, decision: str, text: str | None, by: str | None
+    ) -> tuple[protocol.StandingDecision, bool]:
+        question: dict[str, Any] = {
+            "user_id": user_id,
+            "approval_id": approval_id,
+            "decision": decision,
+            "text": text,
+            "by": by,
+        }
+        try:
+            said = await self._control.ask("decide", **question)
+        except ValueError:
+            raise TooLarge("text: it is too long to be passed on to the server that runs this turn") from None
+        answer = msgspec.convert(said, _Answer)
+        if answer.refused is not None:
+            raise BadFrame(answer.refused, field="decision")
+        assert answer.standing is not None  # noqa: S101 - the other node gives one of the two
+        return answer.standing, answer.counts
+
+    async def _known_to_another(self, payload: dict[str, Any]) -> bool | None:
+        return self._knows(**payload) or None
+
+    def _knows(self, user_id: str, approval_id: str) -> bool:
+        opened = self._open.get(approval_id)
+        if opened is not None and opened.running.log.user_id == user_id:
+            return True
+        return self._logs.pending_approval(user_id, approval_id) is not None
+
+    async def _decide_for_another(self, payload: dict[str, Any]) -> dict[str, Any] | None:
+        try:
+            decided = self._decide_here(**payload)
+        except BadFrame as error:
+            return {"refused": error.message}
+        if decided is None:
+            return None
+        return {"standing": msgspec.to_builtins(decided[0]), "counts": decided[1]}
+
+    def _decide_here(
+        self, user_id: str, approval_id: str, decision: str, text: str | None, by: str | None
+    ) -> tuple[protocol.StandingDecision, bool] | None:
+        """As `decide`; None if nothing is known of it here."""
         opened = self._open.get(approval_id)
         if opened is None or opened.running.log.user_id != user_id:
-            record = self._logs.pending_approval(user_id, approval_id)
-            if record is None:
-                record = await self._store.approval(user_id, approval_id)
-            if record is None or record.decision is None:
-                raise NotFound("there is no such approval", field="approval_id")
-            return _standing(record), False
+            pending = self._logs.pending_approval(user_id, approval_id)
+            return None if pending is None or pending.decision is None else (_standing(pending), False)
         if decision not in opened.options:
             raise BadFrame(f"decision: expected one of {', '.join(sorted(opened.options))}", field="decision")
         self._resolve(opened, decision, text, by)
@@ -185,6 +280,10 @@ def _shown(approval_id: str, request: ApprovalRequest, expires_at: int) -> dict[
         "free_text": request.free_text,
         "expires_at": rfc3339(expires_at),
     }
+
+
+def _unknown() -> NotFound:
+    return NotFound("there is no such approval", field="approval_id")
 
 
 def _standing(record: Approval) -> protocol.StandingDecision:

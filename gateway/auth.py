@@ -56,9 +56,9 @@ class Identity:
 
 
 class Authenticator(Protocol):
-    """Turns a token into a user. Takes no time worth mentioning and does no I/O."""
+    """Turns a token into a user. One that is known takes no time worth mentioning."""
 
-    def authenticate(self, token: str) -> Identity | None:
+    async def authenticate(self, token: str) -> Identity | None:
         """Who the token belongs to; None if it is no good, for whatever reason."""
         ...
 
@@ -71,7 +71,7 @@ class StaticTokens:
             (token_digest(_plain(token)), Identity(user, owner=user == OWNER)) for user, token in tokens.items()
         )
 
-    def authenticate(self, token: str) -> Identity | None:
+    async def authenticate(self, token: str) -> Identity | None:
         """As in `Authenticator`. How long it takes tells nothing about any token, nor which user's it is."""
         digest = token_digest(token)
         found = None
@@ -87,10 +87,10 @@ class AnyOf:
     def __init__(self, *authenticators: Authenticator) -> None:
         self._authenticators = authenticators
 
-    def authenticate(self, token: str) -> Identity | None:
+    async def authenticate(self, token: str) -> Identity | None:
         """As in `Authenticator`."""
         for one in self._authenticators:
-            if (identity := one.authenticate(token)) is not None:
+            if (identity := await one.authenticate(token)) is not None:
                 return identity
         return None
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from gateway.clock import timestamp
 from gateway.connection import Connection
@@ -16,13 +16,23 @@ class Hub:
 
     def __init__(self) -> None:
         self._by_user: dict[str, set[Connection]] = {}
+        self._counts: Counter[str] = Counter()
+        self.on_change: Callable[[], None] = lambda: None
+        """Called when a connection has come or gone."""
 
     def add(self, connection: Connection) -> None:
-        self._by_user.setdefault(connection.user_id, set()).add(connection)
+        connections = self._by_user.setdefault(connection.user_id, set())
+        if connection not in connections:
+            connections.add(connection)
+            self._counts[connection.agent] += 1
+            self.on_change()
 
     def remove(self, connection: Connection) -> None:
         connections = self._by_user.get(connection.user_id, set())
-        connections.discard(connection)
+        if connection in connections:
+            connections.discard(connection)
+            self._counts[connection.agent] -= 1
+            self.on_change()
         if not connections:
             self._by_user.pop(connection.user_id, None)
 
@@ -36,7 +46,7 @@ class Hub:
 
     def counts(self) -> Counter[str]:
         """Open connections by agent."""
-        return Counter(connection.agent for connection in self)
+        return +self._counts
 
     def tell(self, user_id: str, notice: ThreadUpdated | Read, *, but: Connection | None = None) -> None:
         """Tell every socket of the user, except `but`."""

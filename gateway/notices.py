@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from gateway.clock import now, timestamp
 from gateway.connection import Connection
 from gateway.errors import NotFound, StoreUnavailable
 from gateway.hub import Hub
+from gateway.nodes.control import Control, Solo
 from gateway.protocol import Read, ThreadUpdated
 from gateway.pushing import Pushing
+from gateway.sharedwork import SharedWork
 from gateway.store.base import Store
 from gateway.store.records import Thread, ThreadSummary
 
@@ -15,39 +19,35 @@ PREVIEW_CHARS = 200
 
 
 class Notices:
-    """Tells all sockets of a user. A notice is a hint: it is not logged, and the history has it all."""
+    """Tells all sockets of a user, on every node. A notice is a hint: it is not logged, and the history has it all."""
 
-    def __init__(self, store: Store, hub: Hub, pushing: Pushing) -> None:
+    def __init__(self, store: Store, hub: Hub, pushing: Pushing, control: Control | None = None) -> None:
         self._store = store
         self._pushing = pushing
         self._hub = hub
+        self._loading: dict[tuple[str, str], SharedWork] = {}
+        """By thread: its summary is never loaded twice at once, so that what is shown last is the newest."""
+        self._control = Solo() if control is None else control
+        self._control.on("changed", self._changed_elsewhere)
+        self._control.on("deleted", self._deleted_elsewhere)
+        self._control.on("read", self._read_elsewhere)
 
     async def changed(self, user_id: str, thread_id: str) -> None:
-        """Show the thread as it is now. Does nothing when the user has no socket, or the store does not answer."""
-        if not self._hub.of(user_id):
-            return
-        try:
-            summary = await self._store.summary(user_id, thread_id)
-        except StoreUnavailable:
-            return
-        if summary is not None:
-            self._hub.tell(user_id, _shown(summary))
+        """Show the thread as it is now. Does nothing where the user has no socket, or the store does not answer."""
+        await self._control.tell("changed", user_id=user_id, thread_id=thread_id)
+        await self._show(user_id, thread_id)
 
-    def deleted(self, thread: Thread) -> None:
+    async def deleted(self, thread: Thread) -> None:
         """The thread is gone: nobody can follow it any more."""
-        for connection in self._hub.of(thread.user_id):
-            if connection.following(thread.thread_id) is not None:
-                connection.unfollow(thread.thread_id)
-        notice = ThreadUpdated(
-            timestamp=timestamp(),
+        await self._control.tell(
+            "deleted",
+            user_id=thread.user_id,
             thread_id=thread.thread_id,
+            thread_key=thread.key,
             agent=thread.agent,
             title=thread.title,
-            status="deleted",
-            unread=0,
-            preview="",
         )
-        self._hub.tell(thread.user_id, notice)
+        self._forget(thread.user_id, thread.thread_id, thread.key, thread.agent, thread.title)
 
     async def seen(self, user_id: str, thread_id: str, message_id: str, by: Connection | None) -> None:
         """Move the read mark, and tell the user's other devices if it moved. Raises `NotFound`."""
@@ -56,10 +56,57 @@ class Notices:
         if moved is None:
             raise NotFound("there is no such message in this thread", field="message_id")
         if moved:
-            notice = Read(timestamp=timestamp(), thread_id=thread_id, message_id=message_id)
-            self._hub.tell(user_id, notice, but=by)
+            await self._control.tell("read", user_id=user_id, thread_id=thread_id, message_id=message_id)
+            self._hub.tell(user_id, _read(thread_id, message_id), but=by)
             self._pushing.wake()
             await self.changed(user_id, thread_id)
+
+    async def _show(self, user_id: str, thread_id: str) -> None:
+        if not self._hub.of(user_id):
+            return
+        key = (user_id, thread_id)
+        loading = self._loading.setdefault(key, SharedWork())
+        try:
+            await loading.done(lambda: self._load(user_id, thread_id))
+        except StoreUnavailable:
+            pass
+        finally:
+            if not loading.users:
+                self._loading.pop(key, None)
+
+    async def _load(self, user_id: str, thread_id: str) -> None:
+        summary = await self._store.summary(user_id, thread_id)
+        if summary is not None:
+            self._hub.tell(user_id, _shown(summary))
+
+    def _forget(self, user_id: str, thread_id: str, thread_key: int, agent: str, title: str) -> None:
+        for connection in self._hub.of(user_id):
+            follow = connection.following(thread_id)
+            if follow is not None and follow.log.key == thread_key:  # not one that was made anew under this id
+                connection.unfollow(thread_id)
+        notice = ThreadUpdated(
+            timestamp=timestamp(),
+            thread_id=thread_id,
+            agent=agent,
+            title=title,
+            status="deleted",
+            unread=0,
+            preview="",
+        )
+        self._hub.tell(user_id, notice)
+
+    async def _changed_elsewhere(self, payload: dict[str, Any]) -> None:
+        await self._show(**payload)
+
+    async def _deleted_elsewhere(self, payload: dict[str, Any]) -> None:
+        self._forget(**payload)
+
+    async def _read_elsewhere(self, payload: dict[str, Any]) -> None:
+        self._hub.tell(payload["user_id"], _read(payload["thread_id"], payload["message_id"]))
+
+
+def _read(thread_id: str, message_id: str) -> Read:
+    return Read(timestamp=timestamp(), thread_id=thread_id, message_id=message_id)
 
 
 def _shown(summary: ThreadSummary) -> ThreadUpdated:

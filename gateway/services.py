@@ -22,6 +22,7 @@ from gateway.loopwatch import LoopWatch
 from gateway.metrics import Metrics
 from gateway.nodes.control import Control, RedisControl, Solo
 from gateway.nodes.link import RedisDown, RedisLink
+from gateway.nodes.presence import Presence, Standing
 from gateway.notices import Notices
 from gateway.pushing import Pushing
 from gateway.resume import Resume
@@ -58,6 +59,10 @@ class Services:
     loop_watch: LoopWatch
     pushing: Pushing
     metrics: Metrics
+    link: RedisLink | None
+    """None: this is the only node."""
+    control: Control
+    presence: Presence
 
 
 @contextlib.asynccontextmanager
@@ -73,17 +78,18 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
     hub, metrics = Hub(), Metrics()
     async with (
         LoopWatch() as loop_watch,
+        _linked(settings) as link,
         SqlStore.open(settings.database, on_push_outcome=metrics.pushed) as store,
         Pushing.open(settings, store) as pushing,
         Agents.open(settings) as agents,
         _link(settings) as link,
     ):
-        device_tokens = DeviceTokens(store, users_of(settings))
-        await device_tokens.refresh()
         control: Control = Solo() if link is None else RedisControl(link)
+        device_tokens = DeviceTokens(store, users_of(settings), control)
+        await device_tokens.refresh()
         logs = LocalEventLog(store) if link is None else StreamedEventLog(store, link)
-        notices = Notices(store, hub, pushing)
-        approvals = Approvals(store, logs, pushing, settings.approval.timeout_seconds)
+        notices = Notices(store, hub, pushing, control)
+        approvals = Approvals(store, logs, pushing, settings.approval.timeout_seconds, control)
         limits = settings.limits
         attachments = Attachments(
             store, state_path / "attachments", limits.attachment_bytes, limits.user_attachment_bytes
@@ -102,7 +108,9 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         if isinstance(logs, StreamedEventLog) and link is not None:
             runner = NodeRunner(local, store, logs, link, control, settings.lease_seconds, settings.run_turns)
         turns = TurnEngine(settings, store, agents, attachments, notices, runner, control)
-        async with _running({**kept, "control": control.run()}):
+        presence = Presence(lambda: Standing(connections=hub.counts(), running=runner.count), link)
+        hub.on_change = presence.changed
+        async with _running({**kept, "control": control.run(), "presence": presence.run()}):
             async with runner, turns:
                 yield Services(
                     settings=settings,
@@ -123,6 +131,9 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
                     loop_watch=loop_watch,
                     pushing=pushing,
                     metrics=metrics,
+                    link=link,
+                    control=control,
+                    presence=presence,
                 )
             await logs.checkpoint()
 

@@ -284,10 +284,10 @@ class Settings(BaseSettings):
         if value is None:
             return None
         scheme, separator, rest = value.get_secret_value().partition("://")
-        if scheme.partition("+")[0] in ("postgres", "postgresql"):
-            raise ValueError("names Postgres, which this version does not support: only sqlite:///… does")
+        if scheme in ("postgres", "postgresql", "postgresql+asyncpg") and separator:
+            return SecretStr(f"postgresql+asyncpg://{rest}")
         if scheme not in ("sqlite", "sqlite+aiosqlite") or not separator:
-            raise ValueError("must begin with sqlite:///")
+            raise ValueError("must begin with sqlite:/// or postgresql://")
         return SecretStr(f"sqlite://{rest}")
 
     @field_validator("redis_url")

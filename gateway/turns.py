@@ -220,7 +220,7 @@ class TurnEngine:
         if not await self._store.delete(user_id, thread_id):
             raise NotFound("there is no such thread", field="thread_id")
         if thread is not None:
-            self._notices.deleted(thread)
+            await self._notices.deleted(thread)
         await self._attachments.let_go(hashes)
 
     async def _uninterrupted(self, change: Coroutine[Any, Any, Result]) -> Result:

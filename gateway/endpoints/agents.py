@@ -43,7 +43,7 @@ class SessionList(msgspec.Struct, frozen=True):
 @operation("agents", answers={200: AgentList})
 async def agents(request: Request) -> Response:
     """`GET /api/agents`: the agents, their capabilities, and what is missing where one is not configured."""
-    identity_of(request)
+    await identity_of(request)
     services: Services = request.app.state.services
     listed = [
         AgentShown(
@@ -61,7 +61,7 @@ async def agents(request: Request) -> Response:
 @operation("agents", answers={200: SessionList}, errors=(NotFound, NoSuchAgent, AgentUnavailable, UpstreamFailed))
 async def sessions(request: Request) -> Response:
     """`GET /api/agents/{agent}/sessions`: what began elsewhere and can be adopted."""
-    identity = identity_of(request)
+    identity = await identity_of(request)
     services: Services = request.app.state.services
     found = await services.sessions.listed(identity.user_id, request.path_params["agent"])
     listed = [
@@ -84,7 +84,7 @@ async def sessions(request: Request) -> Response:
 )
 async def adopt_session(request: Request) -> Response:
     """`POST /api/agents/{agent}/sessions/{session_id}`: go on with it as a thread. Again: the same thread."""
-    identity = identity_of(request)
+    identity = await identity_of(request)
     services: Services = request.app.state.services
     path = request.path_params
     adopted, made = await services.sessions.adopt(identity.user_id, path["agent"], path["session_id"])

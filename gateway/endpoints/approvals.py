@@ -11,7 +11,7 @@ from gateway.endpoints.answers import answer
 from gateway.endpoints.bearer import identity_of
 from gateway.endpoints.bodies import body_of
 from gateway.endpoints.operations import operation
-from gateway.errors import NotFound, SlowBody, TooLarge
+from gateway.errors import NodeUnavailable, NotFound, SlowBody, TooLarge
 from gateway.services import Services
 
 
@@ -25,10 +25,15 @@ class DecisionShown(msgspec.Struct, frozen=True):
     by: str | None
 
 
-@operation("approvals", body=protocol.DecisionBody, answers={200: DecisionShown}, errors=(NotFound, TooLarge, SlowBody))
+@operation(
+    "approvals",
+    body=protocol.DecisionBody,
+    answers={200: DecisionShown},
+    errors=(NotFound, NodeUnavailable, TooLarge, SlowBody),
+)
 async def decide_approval(request: Request) -> Response:
     """`POST /api/approvals/{approval_id}`: decide it; the first decision stands."""
-    identity = identity_of(request)
+    identity = await identity_of(request)
     services: Services = request.app.state.services
     body = await body_of(request, protocol.DecisionBody)
     standing, _ = await services.approvals.decide(

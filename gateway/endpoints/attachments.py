@@ -39,7 +39,7 @@ async def upload(request: Request) -> Response:
 
     One that no message names within a day is forgotten.
     """
-    identity = identity_of(request)
+    identity = await identity_of(request)
     services: Services = request.app.state.services
     body = pieces(request)
     try:
@@ -60,7 +60,7 @@ async def upload(request: Request) -> Response:
 )
 async def download(request: Request) -> Response:
     """`GET /api/attachments/{attachment_id}`: the file."""
-    identity = identity_of(request)
+    identity = await identity_of(request)
     services: Services = request.app.state.services
     attachment = await services.attachments.get(identity.user_id, request.path_params["attachment_id"])
     content = await services.attachments.open(attachment)

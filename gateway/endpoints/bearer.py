@@ -10,16 +10,16 @@ from gateway.origins import origin_allowed
 from gateway.services import Services
 
 
-def identity_or_none(request: Request) -> Identity | None:
+async def identity_or_none(request: Request) -> Identity | None:
     """The user whose token the request shows; None if it shows none, or a bad one."""
     services: Services = request.app.state.services
     presented = presented_token(request.headers.get("authorization"))
     if not isinstance(presented, HeaderToken):
         return None
-    return services.authenticator.authenticate(presented.token)
+    return await services.authenticator.authenticate(presented.token)
 
 
-def identity_of(request: Request) -> Identity:
+async def identity_of(request: Request) -> Identity:
     """The user whose token the request shows.
 
     Raises:
@@ -27,7 +27,7 @@ def identity_of(request: Request) -> Identity:
         Forbidden: a browser sent it for a page of a foreign origin.
     """
     expect_known_origin(request)
-    identity = identity_or_none(request)
+    identity = await identity_or_none(request)
     if identity is None:
         raise Unauthorized("a valid token is needed, as Authorization: Bearer …")
     return identity

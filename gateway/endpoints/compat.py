@@ -130,7 +130,7 @@ STREAM = Binary(("text/event-stream",), "The answer's pieces, then that it is do
 @operation("older front ends", body=QuestionBody, answers={200: STREAM}, errors=(TooLarge, SlowBody))
 async def query_stream(request: Request) -> Response:
     """`POST /query_stream`: as one of the older front ends asks."""
-    _expect_token(request)
+    await _expect_token(request)
     body = await body_of(request, QuestionBody)
     return await _answer(request, QueryStream(), body.user_id, "question", body.question, body.thread_id)
 
@@ -138,7 +138,7 @@ async def query_stream(request: Request) -> Response:
 @operation("older front ends", body=QueryBody, answers={200: STREAM}, errors=(TooLarge, SlowBody))
 async def project_query(request: Request) -> Response:
     """`POST /projects/{project_id}/threads/{thread_id}/query/stream`: as the other asks."""
-    _expect_token(request)
+    await _expect_token(request)
     body = await body_of(request, QueryBody)
     return await _answer(request, ProjectQuery(), body.user_id, "query", body.query, request.path_params["thread_id"])
 
@@ -147,7 +147,7 @@ async def _answer(
     request: Request, dialect: Dialect, claimed: str | None, field: str, content: str, thread_id: str | None
 ) -> Response:
     services: Services = request.app.state.services
-    identity, agent = _identity(request, claimed), services.settings.compat.agent
+    identity, agent = await _identity(request, claimed), services.settings.compat.agent
     if not content.strip():
         raise BadFrame(f"{field}: Text should hold more than white space", field=field)
     body = protocol.validate(protocol.MessageBody, {"content": content, "thread_id": thread_id})
@@ -169,7 +169,7 @@ def _trusts(request: Request) -> bool:
     return services.settings.compat.trust_user_id
 
 
-def _expect_token(request: Request) -> None:
+async def _expect_token(request: Request) -> None:
     """Refuse strangers before their body is read.
 
     Raises:
@@ -178,10 +178,10 @@ def _expect_token(request: Request) -> None:
     if _trusts(request):
         expect_known_origin(request)
     else:
-        identity_of(request)
+        await identity_of(request)
 
 
-def _identity(request: Request, claimed: str | None) -> Identity:
+async def _identity(request: Request, claimed: str | None) -> Identity:
     """The token's user, or with `trust_user_id` whom the front end names.
 
     Raises:
@@ -189,7 +189,7 @@ def _identity(request: Request, claimed: str | None) -> Identity:
         BadFrame: it names nobody.
     """
     if not _trusts(request):
-        return identity_of(request)
+        return await identity_of(request)
     if claimed is None:
         raise BadFrame("user_id: Field required", field="user_id")
     return Identity(claimed)

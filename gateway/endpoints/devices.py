@@ -52,7 +52,7 @@ class DeviceShown(msgspec.Struct, frozen=True):
 @operation("devices", body=DeviceBody, answers={200: DeviceShown}, errors=(TooLarge, SlowBody))
 async def put_device(request: Request) -> Response:
     """`PUT /api/devices/{device_id}`: register it for push, or tell what is new about it."""
-    identity = identity_of(request)
+    identity = await identity_of(request)
     services: Services = request.app.state.services
     device_id = request.path_params["device_id"]
     if len(device_id) > DEVICE_ID:
@@ -94,7 +94,7 @@ class TestShown(msgspec.Struct, frozen=True):
 @operation("devices", answers={200: DeviceList})
 async def devices(request: Request) -> Response:
     """`GET /api/devices`: the user's devices, and which platforms this server can reach."""
-    identity = identity_of(request)
+    identity = await identity_of(request)
     services: Services = request.app.state.services
     found = await services.store.devices(identity.user_id)
     return answer(DeviceList([_shown(device) for device in found], **services.pushing.described()))
@@ -125,7 +125,7 @@ async def try_device(request: Request) -> Response:
 
 
 async def _own(request: Request) -> Device:
-    identity = identity_of(request)
+    identity = await identity_of(request)
     services: Services = request.app.state.services
     found = await services.store.device(identity.user_id, request.path_params["device_id"])
     if found is None:

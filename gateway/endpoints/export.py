@@ -31,7 +31,7 @@ FILE = Binary(
 @operation("threads", query=(FORMAT,), answers={200: FILE}, errors=(NotFound,))
 async def export_thread(request: Request) -> Response:
     """`GET /api/threads/{thread_id}/export`: the whole thread as a file."""
-    identity = identity_of(request)
+    identity = await identity_of(request)
     services: Services = request.app.state.services
     kind = FORMAT.of(request)
     summary = await summary_of(services, identity.user_id, request.path_params["thread_id"])

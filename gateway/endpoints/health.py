@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from typing import Literal
 
 import msgspec
@@ -15,6 +16,8 @@ from gateway.endpoints.answers import answer
 from gateway.endpoints.bearer import identity_or_none
 from gateway.endpoints.operations import operation
 from gateway.errors import StoreUnavailable
+from gateway.nodes.link import RedisLink
+from gateway.nodes.presence import Standing, connections
 from gateway.services import Services
 from gateway.version import version
 
@@ -27,7 +30,7 @@ class Health(msgspec.Struct, frozen=True):
     version: str
     timestamp: str
     connections: dict[str, int]
-    """Open sockets by agent."""
+    """Open sockets by agent, of all nodes together."""
     checks: dict[str, str] | UnsetType = UNSET
     """In words, for the owner alone."""
 
@@ -40,15 +43,17 @@ class Readiness(msgspec.Struct, frozen=True):
 async def health(request: Request) -> Response:
     """`GET /api/health`: how the gateway is. Open to all; with an owner's token also `checks`, in words."""
     services: Services = request.app.state.services
-    store = await _store(services)
-    counts = services.hub.counts()
+    store, nodes = await asyncio.gather(_store(services), services.presence.nodes())
+    counts = connections(nodes)
+    link = services.link
     blocks = services.loop_watch.recent()
-    degraded = bool(blocks) or services.runner.stuck > 0
+    degraded = bool(blocks) or services.runner.stuck > 0 or (link is not None and not link.up)
     checks: dict[str, str] | UnsetType = UNSET
-    identity = identity_or_none(request)
+    identity = await identity_or_none(request)
     if identity is not None and identity.owner:
         checks = {
             "store": store or "answers",
+            **({} if link is None else _cluster(link, nodes)),
             "draining": "yes" if services.runner.draining else "no",
             "turns": f"{services.runner.count} running",
             "providers": f"{services.runner.stuck} stuck: they did not end when they were stopped",
@@ -80,6 +85,19 @@ async def ready(request: Request) -> Response:
     if await _store(services) is not None:
         return answer(Readiness("unavailable"), 503)
     return answer(Readiness("ok"))
+
+
+def _cluster(link: RedisLink, nodes: Mapping[str, Standing]) -> dict[str, str]:
+    """What the owner is told of Redis and the nodes."""
+    told = [
+        f"{'this one' if node_id == link.node_id else node_id}: "
+        f"{sum(standing.connections.values())} connections, {standing.running} turns running"
+        for node_id, standing in sorted(nodes.items(), key=lambda item: item[0] != link.node_id)
+    ]
+    return {
+        "redis": "answers" if link.up else "does not answer: turns run on, and nodes do not hear of each other",
+        "nodes": f"{len(nodes)} ({'; '.join(told)})",
+    }
 
 
 async def _store(services: Services) -> str | None:

@@ -23,7 +23,7 @@ FORWARDED = ("forwarded", "via", "x-real-ip")
 )
 async def metrics(request: Request) -> Response:
     """`GET /metrics`: for Prometheus. Open to who asks from this machine itself, else with an owner's token."""
-    if not _from_here(request) and not identity_of(request).owner:
+    if not _from_here(request) and not (await identity_of(request)).owner:
         raise Forbidden("only the owner may see this")
     services: Services = request.app.state.services
     counts = services.hub.counts()

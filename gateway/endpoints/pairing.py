@@ -73,7 +73,7 @@ class PairedList(msgspec.Struct, frozen=True):
 @operation("pairing", answers={200: CodeShown}, errors=(LimitExceeded,))
 async def new_code(request: Request) -> Response:
     """`POST /api/pair/codes`: a code for a further device of the user, and the picture that holds it."""
-    identity = identity_of(request)
+    identity = await identity_of(request)
     services: Services = request.app.state.services
     code, kept = await services.device_tokens.new_code(identity.user_id)
     base_url = _base_url(request)
@@ -109,7 +109,7 @@ async def pair(request: Request) -> Response:
 @operation("pairing", answers={200: PairedList})
 async def paired_devices(request: Request) -> Response:
     """`GET /api/pair/devices`: the user's paired devices."""
-    identity = identity_of(request)
+    identity = await identity_of(request)
     services: Services = request.app.state.services
     found = await services.store.device_tokens(identity.user_id)
     return answer(PairedList([_shown(one, identity.token_id) for one in found]))
@@ -118,7 +118,7 @@ async def paired_devices(request: Request) -> Response:
 @operation("pairing", answers={204: None}, errors=(NotFound,))
 async def revoke(request: Request) -> Response:
     """`DELETE /api/pair/devices/{id}`: its token is good for nothing from now on."""
-    identity = identity_of(request)
+    identity = await identity_of(request)
     services: Services = request.app.state.services
     await services.device_tokens.revoke(identity.user_id, request.path_params["id"])
     return Response(status_code=204)

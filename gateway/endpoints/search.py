@@ -46,7 +46,7 @@ class HitPage(msgspec.Struct, frozen=True):
 @operation("threads", query=(QUERY, AGENT, BEFORE, LIMIT), answers={200: HitPage}, errors=(NotFound,))
 async def search(request: Request) -> Response:
     """`GET /api/search`: the user's messages that hold all of the words."""
-    identity = identity_of(request)
+    identity = await identity_of(request)
     services: Services = request.app.state.services
     words = tuple(dict.fromkeys(normalise(QUERY.of(request) or "").split()))
     if not 0 < len(words) <= WORDS:

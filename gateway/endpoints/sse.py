@@ -48,7 +48,7 @@ class TurnFrames(ThreadFrames):
 )
 async def stream_turn(request: Request) -> Response:
     """`POST /api/{agent}/stream`: a turn, as `POST /api/{agent}/messages` starts it, and its frames."""
-    identity = identity_of(request)
+    identity = await identity_of(request)
     services: Services = request.app.state.services
     agent = request.path_params["agent"]
     body = await body_of(request, protocol.MessageBody)
@@ -69,7 +69,7 @@ async def stream_turn(request: Request) -> Response:
 )
 async def follow_thread(request: Request) -> Response:
     """`GET /api/threads/{thread_id}/events`: what `attach` on a socket shows."""
-    identity = identity_of(request)
+    identity = await identity_of(request)
     services: Services = request.app.state.services
     if services.runner.draining:
         raise Draining("this server is about to stop", retry_after=1.0)

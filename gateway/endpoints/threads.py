@@ -64,7 +64,7 @@ class MessagePage(msgspec.Struct, frozen=True):
 @operation("threads", query=(AGENT, OLDER, THREADS_LIMIT), answers={200: ThreadPage})
 async def threads(request: Request) -> Response:
     """`GET /api/threads`: the user's threads, newest first."""
-    identity = identity_of(request)
+    identity = await identity_of(request)
     services: Services = request.app.state.services
     limit = THREADS_LIMIT.of(request) or 1
     found = await services.store.threads(
@@ -77,7 +77,7 @@ async def threads(request: Request) -> Response:
 @operation("threads", answers={200: ThreadShown}, errors=(NotFound,))
 async def thread(request: Request) -> Response:
     """`GET /api/threads/{thread_id}`: one thread."""
-    identity = identity_of(request)
+    identity = await identity_of(request)
     services: Services = request.app.state.services
     return answer(shown_thread(await summary_of(services, identity.user_id, request.path_params["thread_id"])))
 
@@ -85,7 +85,7 @@ async def thread(request: Request) -> Response:
 @operation("threads", body=TitleBody, answers={200: ThreadShown}, errors=(NotFound, TooLarge, SlowBody))
 async def rename_thread(request: Request) -> Response:
     """`PATCH /api/threads/{thread_id}`: give it another title."""
-    identity = identity_of(request)
+    identity = await identity_of(request)
     services: Services = request.app.state.services
     body = await body_of(request, TitleBody)
     title = normalise(body.title).strip()
@@ -101,7 +101,7 @@ async def rename_thread(request: Request) -> Response:
 @operation("threads", answers={204: None}, errors=(NotFound,))
 async def delete_thread(request: Request) -> Response:
     """`DELETE /api/threads/{thread_id}`: stop what runs in it, and delete it with all that belongs to it."""
-    identity = identity_of(request)
+    identity = await identity_of(request)
     services: Services = request.app.state.services
     await services.turns.delete_thread(identity.user_id, request.path_params["thread_id"])
     return Response(status_code=204)
@@ -110,7 +110,7 @@ async def delete_thread(request: Request) -> Response:
 @operation("threads", query=(BEFORE, AFTER, MESSAGES_LIMIT), answers={200: MessagePage}, errors=(NotFound,))
 async def messages(request: Request) -> Response:
     """`GET /api/threads/{thread_id}/messages`: the history in pages; without a place, its end."""
-    identity = identity_of(request)
+    identity = await identity_of(request)
     services: Services = request.app.state.services
     found = await services.store.thread(identity.user_id, request.path_params["thread_id"])
     if found is None:

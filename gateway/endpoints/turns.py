@@ -90,7 +90,7 @@ class TurnShown(msgspec.Struct, frozen=True):
 @operation("turns", body=protocol.MessageBody, answers={202: AcceptedShown}, errors=(*ACCEPTING, TooLarge, SlowBody))
 async def send_message(request: Request) -> Response:
     """`POST /api/{agent}/messages`: a turn in the background."""
-    identity = identity_of(request)
+    identity = await identity_of(request)
     services: Services = request.app.state.services
     body = await body_of(request, protocol.MessageBody)
     return _accepted(await services.turns.submit(identity.user_id, request.path_params["agent"], body))
@@ -108,7 +108,7 @@ async def turn(request: Request) -> Response:
     by_push = isinstance(presented, HeaderToken) and services.pushing.fetch_tokens.opens(
         presented.token, turn_id, now()
     )
-    found = await services.store.turn(None if by_push else identity_of(request).user_id, turn_id)
+    found = await services.store.turn(None if by_push else (await identity_of(request)).user_id, turn_id)
     if found is None:
         raise NotFound("there is no such turn", field="turn_id")
     of_thread, stored = found
@@ -131,7 +131,7 @@ async def _content(services: Services, thread: records.Thread, turn: records.Tur
 @operation("turns", answers={204: None}, errors=(NotFound,))
 async def cancel_turn(request: Request) -> Response:
     """`POST /api/turns/{turn_id}/cancel`: stop it. One that has ended stays as it is."""
-    identity = identity_of(request)
+    identity = await identity_of(request)
     services: Services = request.app.state.services
     await services.turns.cancel_turn(identity.user_id, request.path_params["turn_id"])
     return Response(status_code=204)
@@ -140,7 +140,7 @@ async def cancel_turn(request: Request) -> Response:
 @operation("turns", answers={202: AcceptedShown}, errors=(*ACCEPTING, NotRetryable))
 async def retry_turn(request: Request) -> Response:
     """`POST /api/turns/{turn_id}/retry`: a new turn with the message of one that did not complete."""
-    identity = identity_of(request)
+    identity = await identity_of(request)
     services: Services = request.app.state.services
     return _accepted(await services.turns.retry(identity.user_id, request.path_params["turn_id"]))
 

@@ -88,7 +88,7 @@ async def _admit(websocket: WebSocket, services: Services) -> tuple[Connection, 
     scope, headers = websocket.scope, websocket.headers
     refused: GatewayError | None = None
     presented = presented_token(headers.get("authorization"), scope["subprotocols"])
-    identity = None if isinstance(presented, NoToken) else services.authenticator.authenticate(presented.token)
+    identity = None if isinstance(presented, NoToken) else await services.authenticator.authenticate(presented.token)
     if not origin_allowed(headers.get("origin"), headers.get("host"), services.settings):
         refused = Forbidden("this page's origin is not among allowed_origins")
     elif isinstance(presented, HeaderToken) and identity is None:
@@ -134,7 +134,7 @@ async def _authenticate(websocket: WebSocket, services: Services) -> Identity:
                 except GatewayError as error:
                     await websocket.send_text(protocol.encode(commands.refusal(error)))
                     continue
-                identity = services.authenticator.authenticate(frame.token)
+                identity = await services.authenticator.authenticate(frame.token)
                 if identity is None:
                     raise _Close(CloseCode.BAD_TOKEN, "the token is not valid")
                 return identity
@@ -221,7 +221,7 @@ async def _receive_all(connection: Connection, receive: Receive, services: Servi
             client_id, thread_id = getattr(frame, "id", None), getattr(frame, "thread_id", None)
             await connection.room()
             if isinstance(frame, protocol.Auth):
-                _authenticate_again(frame, connection, services, watch)
+                await _authenticate_again(frame, connection, services, watch)
             else:
                 await commands.perform(frame, connection, services)
         except GatewayError as error:
@@ -231,8 +231,10 @@ async def _receive_all(connection: Connection, receive: Receive, services: Servi
             connection.reply(commands.refusal(error, client_id, thread_id))
 
 
-def _authenticate_again(frame: protocol.Auth, connection: Connection, services: Services, watch: Watch | None) -> None:
-    identity = services.authenticator.authenticate(frame.token)
+async def _authenticate_again(
+    frame: protocol.Auth, connection: Connection, services: Services, watch: Watch | None
+) -> None:
+    identity = await services.authenticator.authenticate(frame.token)
     if identity is None:
         raise _Close(CloseCode.BAD_TOKEN, "the token is not valid")
     if identity.user_id != connection.user_id:

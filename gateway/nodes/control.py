@@ -35,6 +35,8 @@ HANDLERS = 256
 HANDLER_SECONDS = 30.0
 FLUSH_SECONDS = 1.0
 """What still waits when the node stops may take so long to be sent."""
+REFUSED_SECONDS = 1.0
+"""Before another try when Redis answers, but refuses."""
 FIELD = b"message"
 
 Handler: TypeAlias = Callable[[dict[str, Any]], Awaitable[Any]]
@@ -164,6 +166,9 @@ class RedisControl:
                 except RedisDown:
                     await asyncio.sleep(RETRY_SECONDS)
                     await self._look_back()
+                except ResponseError as error:
+                    _log.error("control_not_read", reason=str(error).partition(" ")[0])
+                    await asyncio.sleep(REFUSED_SECONDS)
 
     @contextlib.asynccontextmanager
     async def working(self) -> AsyncIterator[None]:
@@ -261,7 +266,7 @@ class RedisControl:
         try:
             if self.position is not None and _order(newest := await self._newest()) < _order(self.position):
                 self.position = newest
-        except RedisDown:
+        except (RedisDown, ResponseError):
             pass
 
 

@@ -57,7 +57,9 @@ class RedisLink:
             self._url,
             protocol=2,
             retry=Retry(NoBackoff(), 0),
-            socket_timeout=BLOCK_MS / 1000 + ANSWER_SECONDS,
+            # `ask` bounds every command. With a timeout of its own redis-py writes under asyncio.wait_for, which before
+            # Python 3.12 loses a cancellation that comes as the write ends.
+            socket_timeout=None,
             socket_connect_timeout=CONNECT_SECONDS,
             max_connections=connections,
         )

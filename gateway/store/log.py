@@ -4,9 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cache
+from typing import Any
 
 import msgspec
-from sqlalchemy import Connection, Insert, bindparam, delete, func, or_, select, tuple_, update
+from sqlalchemy import (
+    ARRAY,
+    BigInteger,
+    ColumnElement,
+    Connection,
+    Insert,
+    Select,
+    any_,
+    bindparam,
+    delete,
+    func,
+    or_,
+    select,
+    tuple_,
+    update,
+)
 
 from gateway.store.records import Approval, Checkpoint, Segment, Thread
 from gateway.store.rows import APPROVAL, SEGMENT, approval_of, insert, segment_of
@@ -24,7 +40,7 @@ def checkpoint(connection: Connection, batch: Sequence[Checkpoint]) -> set[int]:
     """
     keys = {one.thread_key for one in batch}
     # Ordered, so that two processes never wait for each other.
-    known = connection.execute(HEADS, {"keys": sorted(keys)}).all()
+    known = connection.execute(_heads(connection.dialect.name), {"keys": sorted(keys)}).all()
     heads = {row.key: row.head for row in known}
     epochs = {row.key: row.epoch for row in known}
     moved: dict[int, int] = {}
@@ -73,12 +89,14 @@ def append_at_rest(connection: Connection, one: Checkpoint) -> bool:
     return True
 
 
-HEADS = (
-    select(threads.c.key, threads.c.head, threads.c.epoch)
-    .where(threads.c.key.in_(bindparam("keys", expanding=True)))
-    .order_by(threads.c.key)
-    .with_for_update()
-)
+@cache
+def _heads(dialect: str) -> Select[Any]:
+    among: ColumnElement[bool] = threads.c.key.in_(bindparam("keys", expanding=True))
+    if dialect == "postgresql":  # one statement, however many they are
+        among = threads.c.key == any_(bindparam("keys", type_=ARRAY(BigInteger)))
+    return select(threads.c.key, threads.c.head, threads.c.epoch).where(among).order_by(threads.c.key).with_for_update()
+
+
 AT_REST = select(threads.c.head, threads.c.epoch).where(threads.c.key == bindparam("of")).with_for_update()
 RUNS = select(turns.c.key).where(turns.c.thread_key == bindparam("of"), turns.c.status == "running")
 _THREAD = update(threads).where(threads.c.key == bindparam("of"))

@@ -6,7 +6,7 @@ from functools import cache
 from typing import Any
 
 import msgspec
-from sqlalchemy import Connection, Insert, Select, bindparam, exists, func, select, update
+from sqlalchemy import Connection, Insert, Select, bindparam, exists, func, literal_column, select, update
 
 from gateway.store import attachments, outbox, steering
 from gateway.store.base import IdConflict, QueueFull, WrongAgent
@@ -55,7 +55,7 @@ UNSHOWN = select_turns().where(_of_thread, turns.c.unshown).order_by(turns.c.num
 @cache
 def _insert_thread(dialect: str) -> Insert:
     row = insert(dialect, threads)
-    return row.on_conflict_do_nothing(index_elements=[threads.c.user_id, threads.c.thread_id]).returning(threads.c.key)
+    return row.on_conflict_do_nothing(index_elements=[threads.c.user_id, threads.c.thread_id]).returning(*THREAD)
 
 
 @cache
@@ -116,12 +116,17 @@ def _thread_for(connection: Connection, new: NewTurn) -> tuple[Thread, bool]:
         "created_at": new.at,
         "updated_at": new.at,
     }
-    key = connection.scalars(_insert_thread(connection.dialect.name), name | fields).one_or_none()
-    if key is not None:
-        buried = connection.scalars(GRAVE, name).one_or_none()
-        if buried is not None and buried >= new.epoch:
-            connection.execute(update(threads).where(threads.c.key == key).values(epoch=buried + 1))
-    return thread_of(connection.execute(THREAD_FOR_UPDATE, name).one()), key is not None
+    while (row := connection.execute(THREAD_FOR_UPDATE, name).one_or_none()) is None:
+        # If somebody else makes it just now, this waits until he has, and makes none.
+        made = connection.execute(_insert_thread(connection.dialect.name), name | fields).one_or_none()
+        if made is not None:
+            thread = thread_of(made)
+            buried = connection.scalars(GRAVE, name).one_or_none()
+            if buried is not None and buried >= new.epoch:
+                connection.execute(update(threads).where(threads.c.key == thread.key).values(epoch=buried + 1))
+                thread = msgspec.structs.replace(thread, epoch=buried + 1)
+            return thread, True
+    return thread_of(row), False
 
 
 def existing(connection: Connection, new: NewTurn) -> Accepted | None:
@@ -270,7 +275,8 @@ def claimed(connection: Connection, limit: int) -> list[str]:
 
 
 def _running_ids(limit: int) -> Select[tuple[str]]:
-    return select(turns.c.turn_id).where(turns.c.status == "running").order_by(turns.c.key).limit(limit)
+    runs = turns.c.status == literal_column("'running'")  # not a parameter: Postgres then sees that its index will do
+    return select(turns.c.turn_id).where(runs).order_by(turns.c.key).limit(limit)
 
 
 def running(connection: Connection) -> list[tuple[Thread, Turn]]:

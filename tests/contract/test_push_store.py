@@ -148,10 +148,10 @@ async def test_a_push_that_cannot_be_written_leaves_the_turn_running(store_url: 
     async with SqlStore.open(store_url) as store:
         await store.put_device(device())
         accepted = await store.accept(new("1"))
-        await store._writer.run(lambda connection: connection.exec_driver_sql("ALTER TABLE outbox RENAME TO away"))
+        await store.database.write(lambda connection: connection.exec_driver_sql("ALTER TABLE outbox RENAME TO away"))
         with pytest.raises(Exception, match="outbox"):
             await store.finish(end(accepted, push=plan("u-1")))
-        await store._writer.run(lambda connection: connection.exec_driver_sql("ALTER TABLE away RENAME TO outbox"))
+        await store.database.write(lambda connection: connection.exec_driver_sql("ALTER TABLE away RENAME TO outbox"))
         found = await store.turn("alice", "u-1")
         assert found is not None
         assert found[1].status == "running"

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from msgspec.structs import replace
-from sqlalchemy import create_engine, text
+from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError
 
 from gateway.store.base import IdConflict, QueueFull, Store, StoreUnavailable, WrongAgent
@@ -272,10 +272,7 @@ async def test_a_thousand_ids_sent_up_to_five_times_at_once_make_a_thousand_turn
 async def test_without_the_unique_index_the_same_sends_make_duplicates(store_url: str) -> None:
     """The control: it is the index that the test above depends on."""
     async with SqlStore.open(store_url) as one, SqlStore.open(store_url) as two:
-        database = create_engine(store_url)
-        with database.begin() as connection:
-            connection.execute(text("DROP INDEX uq_turns_user_id_client_id"))
-        database.dispose()
+        await one.database.write(lambda connection: connection.execute(text("DROP INDEX uq_turns_user_id_client_id")))
         accepted = await accept_everything([one, two], 100, seed=1)
         assert Counter(answer.duplicate for answer in accepted)[False] > 100
 
@@ -438,12 +435,10 @@ async def test_the_database_itself_refuses_a_second_running_turn(store_url: str)
     async with SqlStore.open(store_url) as store:
         await store.accept(new("1"))
         await store.accept(new("2"))
-        database = create_engine(store_url)
-        try:
-            with database.connect() as connection, pytest.raises(IntegrityError):
-                connection.execute(text("UPDATE turns SET status = 'running'"))
-        finally:
-            database.dispose()
+        with pytest.raises(IntegrityError):
+            await store.database.write(
+                lambda connection: connection.execute(text("UPDATE turns SET status = 'running'"))
+            )
 
 
 async def test_many_starts_at_once_start_one(store_url: str) -> None:
@@ -725,12 +720,9 @@ async def test_deleting_takes_all_that_belongs_to_the_thread(store_url: str) -> 
         with pytest.raises(LookupError):
             await store.finish(end(first))
         assert [thread.key for thread, _ in await store.running()] == [kept.thread.key]
-        database = create_engine(store_url)
-        with database.connect() as connection:
-            for table in ("turns", "messages", "segments", "approvals"):
-                others = text(f"SELECT count(*) FROM {table} WHERE thread_key <> :key")  # noqa: S608  # no input
-                assert connection.execute(others, {"key": kept.thread.key}).scalar_one() == 0
-        database.dispose()
+        for table in ("turns", "messages", "segments", "approvals"):
+            others = text(f"SELECT count(*) FROM {table} WHERE thread_key <> {kept.thread.key}")  # noqa: S608  # no input
+            assert await store.database.read(lambda connection, q=others: connection.execute(q).scalar_one()) == 0
 
 
 async def test_a_thread_made_again_reuses_neither_epoch_nor_key(store: Store) -> None:
@@ -818,7 +810,13 @@ async def test_opening_says_nothing_on_standard_output(store_url: str, capfd: py
 
 
 async def test_a_url_that_is_no_use_is_refused_without_its_secrets() -> None:
-    for url in ("mysql://root:hunter2@host/db", "hunter2", "sqlite://"):
+    for url in (
+        "mysql://root:hunter2@host/db",
+        "hunter2",
+        "sqlite://",
+        "postgres://root:hunter2@host:port/db",
+        "postgres://root:hunter2@host/db?sslmode=hunter2",
+    ):
         with pytest.raises(ValueError, match="database URL") as caught:
             async with SqlStore.open(url):
                 pass

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import re
+import secrets
 from pathlib import Path
 
 import pytest
 
 from gateway.auth import AnyOf, Identity, StaticTokens, token_digest, users_of
 from gateway.devicetokens import CODE_SECONDS, DeviceTokens, TokenRevoked
-from gateway.errors import LimitExceeded, NotFound
+from gateway.errors import LimitExceeded, NotFound, StoreUnavailable
 from gateway.pairing import QUIET_ZONE, Picture, pair_url, reach_warning
 from gateway.settings import Settings
 from gateway.store.pairing import CODES_PER_USER, DEVICES_PER_USER
+from gateway.store.records import DeviceTokens as KnownTokens
 from gateway.store.records import NewDeviceToken, PairCode
 from gateway.store.sql import SqlStore
 
@@ -37,8 +40,8 @@ async def test_a_code_gives_a_token_once(tokens: DeviceTokens) -> None:
     assert len(code) * 6 >= 128
     assert kept.expires_at - kept.created_at == CODE_SECONDS * 1000 == 120_000
     token, device = await tokens.pair(code, "phone")
-    assert tokens.authenticate(token) == Identity("alice", token_id=device.token_id)
-    assert tokens.authenticate(code) is None
+    assert await tokens.authenticate(token) == Identity("alice", token_id=device.token_id)
+    assert await tokens.authenticate(code) is None
     with pytest.raises(NotFound):
         await tokens.pair(code, "phone")
     with pytest.raises(NotFound):
@@ -91,38 +94,101 @@ async def test_a_token_is_good_only_while_the_settings_know_its_user(store: SqlS
     token, _ = await paired(tokens, "bob")
     without_bob = DeviceTokens(store, users_of(Settings.model_validate({"auth": {"tokens": {"alice": "a"}}})))
     await without_bob.refresh()
-    assert tokens.authenticate(token) is not None
-    assert without_bob.authenticate(token) is None
+    assert await tokens.authenticate(token) is not None
+    assert await without_bob.authenticate(token) is None
 
 
 async def test_a_paired_device_of_the_owner_has_the_owners_rights_beside_static_tokens(tokens: DeviceTokens) -> None:
     either = AnyOf(StaticTokens({"alice": "a"}), tokens)
     token, token_id = await paired(tokens, "owner")
-    assert either.authenticate("a") == Identity("alice")
-    assert either.authenticate(token) == Identity("owner", owner=True, token_id=token_id)
-    assert either.authenticate("b") is None
+    assert await either.authenticate("a") == Identity("alice")
+    assert await either.authenticate(token) == Identity("owner", owner=True, token_id=token_id)
+    assert await either.authenticate("b") is None
 
 
 async def test_what_another_process_does_is_known_after_a_refresh(store: SqlStore, tokens: DeviceTokens) -> None:
     other = DeviceTokens(store, USERS)
     first, first_id = await paired(other)
     second, _ = await paired(other, "bob")
-    assert tokens.authenticate(first) is None
     await tokens.refresh()
-    assert tokens.authenticate(first) is not None
+    assert await tokens.authenticate(first) is not None
     await other.revoke("alice", first_id)
     third, _ = await paired(other)  # as many as before: the mark must tell nevertheless
     await tokens.refresh()
-    assert tokens.authenticate(first) is None
-    assert tokens.authenticate(second) is not None
-    assert tokens.authenticate(third) is not None
+    assert await tokens.authenticate(first) is None
+    assert await tokens.authenticate(second) is not None
+    assert await tokens.authenticate(third) is not None
+
+
+async def test_a_token_that_another_process_has_just_given_is_good_at_once(
+    store: SqlStore, tokens: DeviceTokens, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = DeviceTokens(store, USERS)
+    for _ in range(3):
+        token, token_id = await paired(other)
+        assert await tokens.authenticate(token) == Identity("alice", token_id=token_id)
+    unheard, _ = await paired(other)
+    monkeypatch.setattr(tokens, "_look", nothing)
+    assert await tokens.authenticate(unheard) is None, "without the look into the store"
+
+
+async def nothing() -> None:
+    pass
+
+
+async def test_however_many_unknown_tokens_are_shown_the_store_is_asked_ten_times_a_second(
+    store: SqlStore, tokens: DeviceTokens, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[float] = []
+    time = asyncio.get_running_loop().time
+    look = store.all_device_tokens
+
+    async def counted(unless: tuple[int, int] | None) -> KnownTokens | None:
+        asked.append(time())
+        return await look(unless)
+
+    monkeypatch.setattr(store, "all_device_tokens", counted)
+    began = time()
+    async with asyncio.timeout(10):
+        while time() < began + 0.5:
+            shown = [secrets.token_urlsafe(32) for _ in range(100)]
+            assert await asyncio.gather(*map(tokens.authenticate, shown)) == [None] * 100
+    assert 4 <= len(asked) <= (time() - began) * 10 + 1
+    assert all(later - earlier > 0.09 for earlier, later in itertools.pairwise(asked))
+    before = len(asked)
+    for odd in ("", "x", "x" * 42, "x" * 100_000):
+        assert await tokens.authenticate(odd) is None
+    assert len(asked) == before, "what no token looks like is not looked for"
+
+
+async def test_unknown_tokens_are_no_good_while_the_store_does_not_answer(
+    store: SqlStore, tokens: DeviceTokens, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known, _ = await paired(tokens)
+
+    async def down(unless: tuple[int, int] | None) -> KnownTokens | None:
+        raise StoreUnavailable
+
+    monkeypatch.setattr(store, "all_device_tokens", down)
+    assert await tokens.authenticate(known) is not None
+    assert await tokens.authenticate(secrets.token_urlsafe(32)) is None
+
+    async def hangs(unless: tuple[int, int] | None) -> KnownTokens | None:
+        await asyncio.Event().wait()
+        return None
+
+    monkeypatch.setattr(store, "all_device_tokens", hangs)
+    monkeypatch.setattr("gateway.devicetokens.LOOK_WAIT_SECONDS", 0.2)
+    async with asyncio.timeout(1):
+        assert await asyncio.gather(*(tokens.authenticate(secrets.token_urlsafe(32)) for _ in range(50))) == [None] * 50
+        assert await tokens.authenticate(known) is not None
 
 
 async def test_nobody_revokes_anothers_device(tokens: DeviceTokens) -> None:
     token, token_id = await paired(tokens)
     with pytest.raises(NotFound):
         await tokens.revoke("bob", token_id)
-    assert tokens.authenticate(token) is not None
+    assert await tokens.authenticate(token) is not None
 
 
 async def test_a_watched_block_ends_when_its_token_is_revoked_and_no_other(tokens: DeviceTokens) -> None:
