@@ -151,7 +151,10 @@ def _statuses(ledger: Ledger) -> None:
 
 
 async def _segments(ledger: Ledger, url: str) -> None:
-    """Each thread's log is contiguous up to its head, shows each turn's end once, and nothing of a turn behind it."""
+    """Each thread's log is contiguous up to its head, shows each turn's end once, and nothing of a turn behind it.
+
+    A new epoch begins with the end of the turn that was interrupted, and what is older is gone.
+    """
     async with _connected(url) as connection:
         threads = await connection.fetch("SELECT key, thread_id, epoch, head FROM threads")
         segments = await connection.fetch(
@@ -164,10 +167,11 @@ async def _segments(ledger: Ledger, url: str) -> None:
     for row in ledger.rows.values():
         of_thread[row.thread_key].add(row.turn_id)
     for thread in threads:
-        where, offset = f"thread {thread['thread_id']}", 0
+        kept = by_thread[thread["key"]]
+        where, offset = f"thread {thread['thread_id']}", kept[0]["first"] - 1 if kept else 0
         texts: dict[str, str] = {}
         done: dict[str, dict[str, Any]] = {}
-        for segment in by_thread[thread["key"]]:
+        for segment in kept:
             events = msgspec.msgpack.decode(segment["events"])
             if segment["first"] != offset + 1 or segment["last"] - segment["first"] + 1 != len(events):
                 said = f"{segment['first']}–{segment['last']} with {len(events)} events behind {offset}"
@@ -175,16 +179,21 @@ async def _segments(ledger: Ledger, url: str) -> None:
             offset = segment["last"]
             for event in events:
                 _event(ledger, where, event, texts, done)
+        if kept and kept[0]["first"] != 1 and not any(row.status == "interrupted" for row in ledger.rows.values()):
+            ledger.problems.append(f"{where} begins at {kept[0]['first']}, and nothing was interrupted")
         if offset != thread["head"]:
             ledger.problems.append(f"{where} has segments up to {offset}, and the head {thread['head']}")
         for turn_id in of_thread[thread["key"]]:
             row = ledger.rows[turn_id]
-            if turn_id not in done:
+            if turn_id not in texts and turn_id not in done:
+                if kept and kept[0]["first"] == 1:
+                    ledger.problems.append(f"{where}: the turn {turn_id}, {row.status}, is not in the log")
+            elif turn_id not in done:
                 ledger.problems.append(f"{where}: the turn {turn_id}, {row.status}, has no done in the log")
             elif (done[turn_id]["status"], done[turn_id]["content"]) != (row.status, row.answer):
                 ledger.problems.append(f"{where}: the log's done of {turn_id} is not what is stored")
-            elif texts.get(turn_id, "") != row.answer:
-                said = f"{texts.get(turn_id, '')[-60:]!r}, stored is {row.answer[-60:]!r}"
+            elif turn_id in texts and texts[turn_id] != row.answer:
+                said = f"{texts[turn_id][-60:]!r}, stored is {row.answer[-60:]!r}"
                 ledger.problems.append(f"{where}: the log's text of {turn_id} ({row.status}) is {said}")
 
 
@@ -196,8 +205,10 @@ def _event(
         ledger.problems.append(f"{where} has a {kind} of the turn {turn_id} behind its done")
     if turn_id not in ledger.rows:
         ledger.problems.append(f"{where} has a {kind} of a turn {turn_id} that is not stored")
-    if kind == "message":
-        texts[turn_id] = texts.get(turn_id, "") + event["content"]
+    if kind == "user_message":
+        texts.setdefault(turn_id, "")
+    elif kind == "message" and turn_id in texts:
+        texts[turn_id] += event["content"]
     elif kind == "reset":
         texts[turn_id] = event["content"]
     elif kind == "done":
