@@ -137,9 +137,12 @@ class PostgresDatabase:
         """
         try:
             await _migrate(url)
-        except (asyncpg.exceptions.ClientConfigurationError, ValueError):
+        except ValueError:
             raise ValueError("the database URL cannot be read") from None
         except Exception as error:
+            said = error.orig if isinstance(error, DBAPIError) else None
+            if said is not None and isinstance(said.__cause__, asyncpg.exceptions.ClientConfigurationError):
+                raise ValueError("the database URL cannot be read") from None
             if is_unavailable(error) or is_database_error(error):
                 raise StoreUnavailable(reason_of(error)) from None
             raise

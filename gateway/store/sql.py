@@ -83,7 +83,7 @@ class SqlStore:
         for _ in range(3):
             try:
                 return await self._write(lambda connection: turns.accept(connection, new))
-            except turns.IdTaken:
+            except steering.IdTaken:
                 found = await self._read(lambda connection: turns.existing(connection, new))
                 if found is not None:
                     return found
