@@ -100,6 +100,8 @@ class PostgresDatabase:
     Not through PgBouncer in transaction mode: statements stay prepared on a connection.
     """
 
+    shared = True
+
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine
         self._slots = asyncio.Semaphore(CONNECTIONS)
