@@ -160,7 +160,6 @@ async def engine(
             notices, frame_bytes = Notices(store, hub, pushing), made.limits.server_frame_bytes
             runner = LocalRunner(store, logs, agents, attachments, approvals, notices, pushing, metrics, frame_bytes)
             async with runner, TurnEngine(made, store, agents, attachments, notices, runner, Solo()) as turns:
-                await runner.recover()
                 resume = Resume(store, logs, metrics, frame_bytes)
                 yield Parts(made, store, logs, approvals, runner, turns, resume, hub, metrics, scripted)
                 assert not checkpoints.done(), checkpoints
