@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, delete, exists, select, update
+from sqlalchemy import Connection, delete, exists, select, update
 
 from gateway.store.rows import queue_up
 from gateway.store.tables import attachment_bytes, attachments
 
-_NAME: ColumnElement[str] = attachment_bytes.c["name"]
+_NAME: Any = attachment_bytes.c["name"]
 _WANTED = exists().where(attachments.c.sha256 == _NAME)
 
 
