@@ -38,6 +38,7 @@ class Follow:
         "_page",
         "_typing",
         "_waits_for",
+        "epoch",
         "log",
         "position",
         "ready",
@@ -54,6 +55,7 @@ class Follow:
         from_turn: str | None = None,
     ) -> None:
         self.log = log
+        self.epoch = log.epoch
         self.position = position
         """Offset of the last event that was taken."""
         self.ready = False
@@ -75,13 +77,14 @@ class Follow:
 
     @property
     def behind(self) -> bool:
-        """Whether the next event must be read from the store: see `load`."""
-        return not self._page and self.position < self.log.base
+        """Whether the next event must be read from the store, or is not to be had any more: see `load`."""
+        return (not self._page and self.position < self.log.base) or self.epoch != self.log.epoch
 
     @property
     def at_rest(self) -> bool:
         """Whether nothing runs in the thread, and the client was shown all of it."""
-        return self.log.running is None and self._waits_for is None and self.position >= self.log.head
+        log = self.log
+        return log.running is None and self._waits_for is None and self.epoch == log.epoch and self.position >= log.head
 
     async def load(self, logs: LocalEventLog) -> bool:
         """Read a page of events from the store. False if it no longer has them: the client must attach anew.
@@ -89,12 +92,17 @@ class Follow:
         Raises:
             StoreUnavailable: nothing has changed.
         """
-        self._page = await logs.read(self.log, self.position)
-        return bool(self._page)
+        page = await logs.read(self.log, self.position)
+        if self.epoch != self.log.epoch:
+            return False
+        self._page = page
+        return bool(page)
 
     def take(self) -> str | None:
         """The next frame, encoded, and move behind it. None if there is none, or it must be loaded first."""
         log = self.log
+        if self.epoch != log.epoch:
+            return None
         if self._page:
             events, index = self._page, 0
         elif self.position < log.base:

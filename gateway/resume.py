@@ -44,7 +44,7 @@ class Resume:
         thread = await self._store.thread(connection.user_id, thread_id)
         if thread is None:
             raise NotFound("there is no such thread", field="thread_id")
-        log = await self._hold(thread.key)
+        log = await self._hold(thread)
         try:
             position = Position.parse(cursor) if cursor is not None else None
             if position is not None and await self._logs.vouches(log, position):
@@ -73,7 +73,7 @@ class Resume:
         if _followed(connection, accepted) is not None:
             return  # `announce` has answered it
         thread, turn = accepted.thread, accepted.turn
-        log = await self._hold(thread.key)
+        log = await self._hold(thread)
         start = turn.start if turn.start is not None else log.head
         position, recovered = Position(log.epoch, start), True
         try:
@@ -101,20 +101,38 @@ class Resume:
         """Answer a message of a thread that the connection follows already, before the turn's first event is logged."""
         follow = _followed(connection, accepted)
         if follow is not None:
-            connection.reply(_accepted(accepted, Position(follow.log.epoch, follow.position)))
+            connection.reply(_accepted(accepted, Position(follow.epoch, follow.position)))
 
-    async def _hold(self, key: int) -> ThreadLog:
+    async def _hold(self, thread: records.Thread) -> ThreadLog:
+        """The thread's log, with all that the store has of it."""
         try:
-            return await self._logs.hold(key)
+            log = await self._logs.hold(thread.key)
+        except LookupError:
+            raise NotFound("there is no such thread", field="thread_id") from None
+        try:
+            await self._catch_up(log, thread)
+        except BaseException:
+            self._logs.release(log)
+            raise
+        return log
+
+    async def _catch_up(self, log: ThreadLog, thread: records.Thread | None) -> None:
+        """A log whose turn runs elsewhere may be a moment behind the store."""
+        try:
+            if thread is None:
+                raise LookupError(log.key)
+            if (log.epoch, log.head) < (thread.epoch, thread.head):
+                await self._logs.catch_up(log, thread)
         except LookupError:
             raise NotFound("there is no such thread", field="thread_id") from None
 
     async def _snapshot(self, connection: Connection, log: ThreadLog) -> Position:
-        """Show the thread as it is, and return the place that this is."""
+        """Show the thread as it is, and return the place that this is. Raises `NotFound` if it is being deleted."""
         while True:
             mark = log.turns_started
             messages = await self._store.messages(log.key, limit=SNAPSHOT_MESSAGES)
             turns = await self._store.open_turns(log.key)
+            await self._catch_up(log, await self._store.thread_by_key(log.key))
             if mark == log.turns_started:
                 break
         # From here to the end nothing waits: what is shown is one moment of the log.

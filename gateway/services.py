@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine, Mapping
 from dataclasses import dataclass
+from typing import Any
+
+import structlog
 
 from gateway.agents import Agents
 from gateway.approvals import Approvals
@@ -13,22 +16,27 @@ from gateway.attachments import Attachments
 from gateway.auth import AnyOf, Authenticator, authenticator, users_of
 from gateway.devicetokens import DeviceTokens
 from gateway.eventlog.local import LocalEventLog
+from gateway.eventlog.streamed import StreamedEventLog
 from gateway.hub import Hub
 from gateway.loopwatch import LoopWatch
 from gateway.metrics import Metrics
 from gateway.nodes.control import Control, RedisControl, Solo
-from gateway.nodes.link import RedisLink
+from gateway.nodes.link import RedisDown, RedisLink
 from gateway.nodes.presence import Presence, Standing
 from gateway.notices import Notices
 from gateway.pushing import Pushing
 from gateway.resume import Resume
+from gateway.runner.base import Runner
 from gateway.runner.local import LocalRunner
+from gateway.runner.node import NodeRunner
 from gateway.senddeadline import SendDeadlines
 from gateway.sessions import Sessions
 from gateway.settings import Settings
 from gateway.store.base import Store
 from gateway.store.sql import SqlStore
 from gateway.turns import TurnEngine
+
+_log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +51,7 @@ class Services:
     notices: Notices
     approvals: Approvals
     attachments: Attachments
-    runner: LocalRunner
+    runner: Runner
     turns: TurnEngine
     resume: Resume
     sessions: Sessions
@@ -70,7 +78,7 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
     hub, metrics = Hub(), Metrics()
     async with (
         LoopWatch() as loop_watch,
-        _linked(settings) as link,
+        _link(settings) as link,
         SqlStore.open(settings.database, on_push_outcome=metrics.pushed) as store,
         Pushing.open(settings, store) as pushing,
         Agents.open(settings) as agents,
@@ -78,7 +86,7 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         control: Control = Solo() if link is None else RedisControl(link)
         device_tokens = DeviceTokens(store, users_of(settings), control)
         await device_tokens.refresh()
-        logs = LocalEventLog(store)
+        logs = LocalEventLog(store) if link is None else StreamedEventLog(store, link)
         notices = Notices(store, hub, pushing, control)
         approvals = Approvals(store, logs, pushing, settings.approval.timeout_seconds, control)
         limits = settings.limits
@@ -86,21 +94,23 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
             store, state_path / "attachments", limits.attachment_bytes, limits.user_attachment_bytes
         )
         send_deadlines = SendDeadlines(settings.send_seconds)
-        background = [
-            asyncio.create_task(logs.keep_checkpointing(), name="checkpoints"),
-            asyncio.create_task(logs.keep_trimming(), name="trimming"),
-            asyncio.create_task(attachments.keep_sweeping(), name="attachments"),
-            asyncio.create_task(send_deadlines.keep(), name="send deadlines"),
-            asyncio.create_task(device_tokens.keep(), name="device tokens"),
-            asyncio.create_task(control.run(), name="control"),
-        ]
-        try:
-            runner = LocalRunner(store, logs, agents, attachments, approvals, notices, pushing, metrics, frame_bytes)
-            async with runner, TurnEngine(settings, store, agents, attachments, notices, runner) as turns:
-                presence = Presence(lambda: Standing(connections=hub.counts(), running=runner.count), link)
-                hub.on_change = presence.changed
-                background.append(asyncio.create_task(presence.run(), name="presence"))
-                await runner.recover()
+        kept: dict[str, Coroutine[Any, Any, None]] = {
+            "checkpoints": logs.keep_checkpointing(),
+            "trimming": logs.keep_trimming(),
+            "attachments": attachments.keep_sweeping(),
+            "send deadlines": send_deadlines.keep(),
+            "device tokens": device_tokens.keep(),
+            "log streams": logs.run(),
+        }
+        local = LocalRunner(store, logs, agents, attachments, approvals, notices, pushing, metrics, frame_bytes)
+        runner: Runner = local
+        if isinstance(logs, StreamedEventLog) and link is not None:
+            runner = NodeRunner(local, store, logs, link, control, settings.lease_seconds, settings.run_turns)
+        turns = TurnEngine(settings, store, agents, attachments, notices, runner, control)
+        presence = Presence(lambda: Standing(connections=hub.counts(), running=runner.count), link)
+        hub.on_change = presence.changed
+        async with _running({**kept, "control": control.run(), "presence": presence.run()}):
+            async with runner, turns:
                 yield Services(
                     settings=settings,
                     authenticator=AnyOf(tokens, device_tokens),
@@ -125,17 +135,36 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
                     presence=presence,
                 )
             await logs.checkpoint()
-        finally:
-            for task in background:
-                task.cancel()
-            await asyncio.gather(*background, return_exceptions=True)
 
 
 @contextlib.asynccontextmanager
-async def _linked(settings: Settings) -> AsyncIterator[RedisLink | None]:
-    """The link to Redis, if this is one node among many."""
+async def _link(settings: Settings) -> AsyncIterator[RedisLink | None]:
+    """The link of one node among many; None if there is only this one."""
     if settings.redis_url is None:
         yield None
         return
     async with RedisLink(settings.redis_url.get_secret_value()) as link:
+        try:
+            await link.run("PING")
+        except RedisDown as error:  # it starts all the same: what does not need Redis works, the rest heals
+            _log.error("redis_down", reason=str(error))
         yield link
+
+
+@contextlib.asynccontextmanager
+async def _running(coroutines: Mapping[str, Coroutine[Any, Any, None]]) -> AsyncIterator[None]:
+    """Run these in the background of the block. One that fails does not stop the gateway, but is known at once."""
+    tasks = [asyncio.create_task(coroutine, name=name) for name, coroutine in coroutines.items()]
+    for task in tasks:
+        task.add_done_callback(_log_failure)
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _log_failure(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and (error := task.exception()) is not None:
+        _log.critical("background_task_failed", task=task.get_name(), exc_info=error)

@@ -43,11 +43,9 @@ DEFAULT_AGENTS: Mapping[str, Mapping[str, Any]] = {
 }
 
 UNSUPPORTED: dict[str, str] = {
-    "redis_url": "many nodes",
     "auth.jwt": "JSON Web Tokens",
 }
-"""Settings whose feature this version does not have, with what they ask for: giving one stops the start.
-`lease_seconds` is not among them: it says something about many nodes, and nothing without them."""
+"""Settings whose feature this version does not have, with what they ask for: giving one stops the start."""
 
 _AGENT_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}")
 _RESERVED = frozenset(("agents", "approvals", "attachments", "devices", "health", "pair", "search", "threads", "turns"))
@@ -213,6 +211,7 @@ class Settings(BaseSettings):
     state_dir: Path = Path("~/.agentline")
     database_url: SecretStr | None = None
     redis_url: SecretStr | None = None
+    """Given: this is one of many nodes, which share the database and this Redis."""
     public_url: str | None = None
     """How people reach the gateway, without a slash at the end."""
     allowed_origins: tuple[str, ...] = ()
@@ -227,6 +226,9 @@ class Settings(BaseSettings):
     drain_seconds: float = Field(default=30, ge=0, allow_inf_nan=False)
     """How long running turns may go on once the gateway is asked to stop."""
     lease_seconds: Seconds = 10
+    """How long a node may be silent before others take its turns over."""
+    run_turns: bool = True
+    """Whether turns run on this node, or on others alone."""
     agents: dict[str, AgentSettings] = Field(default_factory=dict, validate_default=True)
     """The defaults with the operator's entries laid over them."""
     auth: AuthSettings = AuthSettings()
@@ -282,11 +284,25 @@ class Settings(BaseSettings):
         if value is None:
             return None
         scheme, separator, rest = value.get_secret_value().partition("://")
-        if scheme.partition("+")[0] in ("postgres", "postgresql"):
-            raise ValueError("names Postgres, which this version does not support: only sqlite:///… does")
+        if scheme in ("postgres", "postgresql", "postgresql+asyncpg") and separator:
+            return SecretStr(f"postgresql+asyncpg://{rest}")
         if scheme not in ("sqlite", "sqlite+aiosqlite") or not separator:
-            raise ValueError("must begin with sqlite:///")
+            raise ValueError("must begin with sqlite:/// or postgresql://")
         return SecretStr(f"sqlite://{rest}")
+
+    @field_validator("redis_url")
+    @classmethod
+    def _check_redis_url(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is None:
+            return None
+        try:
+            parts = urlsplit(value.get_secret_value())
+            named = parts.scheme in ("redis", "rediss") and bool(parts.hostname) and parts.port != 0
+        except ValueError:
+            named = False
+        if not named or not re.fullmatch(r"(/[0-9]*)?", parts.path):
+            raise ValueError("must be a URL such as redis://:password@host:6379/0")
+        return value
 
     @field_validator("log_level", "log_format", mode="before")
     @classmethod
@@ -318,6 +334,14 @@ class Settings(BaseSettings):
     def _check_compat_agent(self) -> Settings:
         if "agent" in self.compat.model_fields_set and self.compat.agent not in self.agents:
             raise ValueError("compat.agent must name one of the agents")
+        return self
+
+    @model_validator(mode="after")
+    def _check_nodes(self) -> Settings:
+        if self.redis_url is not None and not self.database.startswith("postgresql"):
+            raise ValueError("redis_url is for many nodes, which need a database_url that names Postgres as well")
+        if self.redis_url is None and not self.run_turns:
+            raise ValueError("run_turns can be false only with a redis_url: no other node would run the turns")
         return self
 
     @property

@@ -16,12 +16,14 @@ import structlog
 from gateway.agents import Agents
 from gateway.attachments import Attachments
 from gateway.clock import now
-from gateway.errors import Busy, Draining, NoAttachments, NotFound, NotRetryable, QueueFull
+from gateway.errors import Busy, Draining, GatewayError, NoAttachments, NotFound, NotRetryable, QueueFull
 from gateway.eventlog.position import new_epoch
 from gateway.ids import new_id
+from gateway.nodes.control import Control
 from gateway.notices import Notices
 from gateway.protocol import AttachmentReference, MessageBody
-from gateway.runner.local import LocalRunner
+from gateway.runner.base import Runner
+from gateway.runner.running import RunningTurn
 from gateway.settings import Settings
 from gateway.store.base import Store
 from gateway.store.records import Accepted, NewTurn, Thread, Turn
@@ -47,7 +49,8 @@ class TurnEngine:
         agents: Agents,
         attachments: Attachments,
         notices: Notices,
-        runner: LocalRunner,
+        runner: Runner,
+        control: Control,
     ) -> None:
         self._settings = settings
         self._store = store
@@ -56,6 +59,7 @@ class TurnEngine:
         self._notices = notices
         self._runner = runner
         self._changes: set[asyncio.Task[Any]] = set()
+        control.on("steer", self._asked_to_steer)
 
     @property
     def draining(self) -> bool:
@@ -127,12 +131,24 @@ class TurnEngine:
     async def _steer(self, new: NewTurn, announce: Announce | None) -> Accepted:
         """Hand the message to the running turn if its provider waits for one, else accept it as any other."""
         thread = await self._store.thread(new.user_id, new.thread_id)
-        running = None if thread is None else self._runner.in_thread(thread.key)
-        if running is None or not await running.steering.wanted():
-            return await self._accept(new, announce)
+        if thread is not None:
+            running = self._runner.in_thread(thread.key)
+            if running is not None:
+                steered = await self._hand_over(running, new, announce)
+            elif (steered := await self._runner.steer_elsewhere(new)) is not None and announce is not None:
+                announce(steered)
+            if steered is not None:
+                return steered
+        return await self._accept(new, announce)
+
+    async def _hand_over(self, running: RunningTurn, new: NewTurn, announce: Announce | None) -> Accepted | None:
+        """Commit the message and give it to a turn that runs here; None, and nothing is stored, if it takes none."""
+        if not await running.steering.wanted():
+            return None
         async with running.log.flushing:  # the turn cannot end meanwhile
-            steer_into = None if running.finishing or running.stopped_by is not None else running.turn_id
-            accepted = await self._store.accept(msgspec.structs.replace(new, steer_into=steer_into))
+            if running.finishing or running.stopped_by is not None:
+                return None
+            accepted = await self._store.accept(msgspec.structs.replace(new, steer_into=running.turn_id))
             if accepted.duplicate or not accepted.steered:
                 return await self._begin(accepted, new, announce)
             attached = self._attachments.for_provider(new.user_id, new.attachments)
@@ -143,7 +159,20 @@ class TurnEngine:
                 _log_accepted(accepted, new)
                 return accepted
             await self._store.unsteer(new.message_id)
-        return await self._accept(new, announce)
+        return None
+
+    async def _asked_to_steer(self, asked: dict[str, Any]) -> Any:
+        """Another node has a message for a turn that runs here."""
+        new = msgspec.convert(asked["new"], NewTurn)
+        thread = await self._store.thread(new.user_id, new.thread_id)
+        running = None if thread is None else self._runner.in_thread(thread.key)
+        if running is None:
+            return None
+        try:
+            accepted = await self._uninterrupted(self._hand_over(running, new, None))
+        except GatewayError:  # the store will refuse the one who asks as well
+            accepted = None
+        return {"accepted": msgspec.to_builtins(accepted)}
 
     async def retry(self, user_id: str, turn_id: str) -> Accepted:
         """Start a new turn with the message of one that did not complete, and with what it was told while it ran.
@@ -185,8 +214,8 @@ class TurnEngine:
         """Stop whatever runs in a thread, and delete it with all that belongs to it. Raises `NotFound`."""
         await self.cancel_thread(user_id, thread_id)
         thread = await self._store.thread(user_id, thread_id)
-        if thread is not None and (running := self._runner.in_thread(thread.key)) is not None:
-            await running.ended.wait()
+        if thread is not None:
+            await self._runner.end_of(thread.key)
         hashes = set() if thread is None else await self._store.thread_hashes(thread.key)
         if not await self._store.delete(user_id, thread_id):
             raise NotFound("there is no such thread", field="thread_id")
@@ -207,9 +236,8 @@ class TurnEngine:
         return found
 
     async def _cancel_queued(self, thread_key: int, turn_id: str | None) -> None:
-        cancelled = await self._store.cancel_queued(thread_key, turn_id, now())
-        if cancelled:
-            await self._runner.show_cancelled(thread_key, cancelled)
+        if await self._store.cancel_queued(thread_key, turn_id, now()):
+            await self._runner.show_cancelled(thread_key)
 
     async def __aenter__(self) -> TurnEngine:
         return self

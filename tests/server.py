@@ -23,6 +23,7 @@ ROOT = Path(__file__).parent.parent
 TOKENS = {"alice": "token-of-alice", "bob": "token-of-bob"}
 START_SECONDS = 30.0
 MODULE = ("-m", "gateway", "serve", "--port", "0")
+LISTENING = "listening on "
 
 
 class GatewayProcess:
@@ -30,7 +31,8 @@ class GatewayProcess:
 
     `state_dir` is also its working directory, so that no settings file of the checkout is read. `environment` holds its
     variables, `AGENTLINE_` left out; values that are no strings are given as JSON. `command` stands in for
-    `-m gateway serve --port 0`, `python` for this process's own interpreter.
+    `-m gateway serve --port 0`, `python` for this process's own interpreter, `ready` for how the line begins that it
+    prints when it has started.
     """
 
     def __init__(
@@ -39,7 +41,9 @@ class GatewayProcess:
         environment: Mapping[str, Any] | None = None,
         command: Sequence[str] = MODULE,
         python: Path | str = sys.executable,
+        ready: str = LISTENING,
     ) -> None:
+        self._ready = ready
         self.state_dir = state_dir
         self.environment: dict[str, Any] = {
             "AUTH__TOKENS": TOKENS,
@@ -122,10 +126,9 @@ class GatewayProcess:
                 self.kill_now()
                 raise AssertionError(f"the gateway did not start; it said:\n{self.log[-4000:]}")
             said += chunk
-        prefix = "listening on "
         line = said.decode().strip()
-        assert line.startswith(prefix), line
-        self.url = line.removeprefix(prefix)
+        assert line.startswith(self._ready), line
+        self.url = line.removeprefix(self._ready)
         return self.url
 
     def kill_now(self) -> None:

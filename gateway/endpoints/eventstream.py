@@ -191,8 +191,8 @@ class EventStream(Response):
                 self._doubtful = False
                 return False
             if found is not None:
-                async with self._services.logs.held(found[0].key) as log, log.flushing:
-                    pass  # between a turn's end in the store and its `done` in the log, this is locked
+                async with self._services.logs.held(found[0].key) as log:
+                    await self._services.logs.catch_up(log, found[0])
         except LookupError:
             pass  # the thread is being deleted
         except StoreUnavailable:

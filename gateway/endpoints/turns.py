@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -111,14 +112,20 @@ async def turn(request: Request) -> Response:
     if found is None:
         raise NotFound("there is no such turn", field="turn_id")
     of_thread, stored = found
-    running = services.runner.turn(stored.turn_id)
-    if running is not None:
-        content = running.view.content
-    else:
-        message = await services.store.message(of_thread.key, stored.answer_id)
-        content = message.content if message is not None else ""
+    content = await _content(services, of_thread, stored)
     pushes = [] if by_push else await services.store.push_outcomes(turn_id)
     return answer(_shown_turn(of_thread, stored, content, pushes))
+
+
+async def _content(services: Services, thread: records.Thread, turn: records.Turn) -> str:
+    """The answer, so far while the turn runs, on whichever node."""
+    if turn.status == "running":
+        with contextlib.suppress(LookupError):
+            async with services.logs.held(thread.key) as log:
+                if log.running is not None and log.running.turn_id == turn.turn_id:
+                    return log.running.view.content
+    message = await services.store.message(thread.key, turn.answer_id)
+    return message.content if message is not None else ""
 
 
 @operation("turns", answers={204: None}, errors=(NotFound,))

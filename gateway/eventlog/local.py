@@ -15,7 +15,7 @@ from gateway.eventlog.log import ThreadLog
 from gateway.eventlog.position import Position
 from gateway.protocol import Event
 from gateway.store.base import Store
-from gateway.store.records import Approval, Checkpoint, Segment
+from gateway.store.records import Approval, Checkpoint, Segment, Thread, Turn
 
 CHECKPOINT_SECONDS = 0.25
 """Between two checkpoints. With the time that writing takes, what is durable is at most half a second old."""
@@ -41,9 +41,21 @@ def encode_events(events: list[Event]) -> bytes:
     return _encoder.encode(events)
 
 
+def decode(encoded: bytes) -> list[Event]:
+    """Events that `encode_events` has encoded. Raises `ValueError` if it has not."""
+    return _decoder.decode(encoded)
+
+
 def decode_events(segment: Segment) -> list[Event]:
     """The events of a segment."""
-    return _decoder.decode(segment.events)
+    return decode(segment.events)
+
+
+def log_of(thread: Thread) -> ThreadLog:
+    """The log of a thread of which nothing is in memory yet."""
+    return ThreadLog(
+        key=thread.key, user_id=thread.user_id, thread_id=thread.thread_id, epoch=thread.epoch, head=thread.head
+    )
 
 
 class _Loading:
@@ -99,9 +111,7 @@ class LocalEventLog:
             raise LookupError(key)
         if (loaded := self._logs.get(key)) is not None:
             return loaded
-        log = ThreadLog(
-            key=key, user_id=thread.user_id, thread_id=thread.thread_id, epoch=thread.epoch, head=thread.head
-        )
+        log = log_of(thread)
         self._logs[key] = log
         return log
 
@@ -129,6 +139,26 @@ class LocalEventLog:
             self._dirty.add(log)
             self._changed.set()
 
+    async def own(self, log: ThreadLog, attempt: str | None, thread: Thread | None) -> None:
+        """Be the one who appends, because a turn runs here. `log` then has all that the store has of `thread`, or has
+        now. The caller holds `log.flushing`."""
+
+    async def disown(self, log: ThreadLog) -> bool:
+        """Undo `own`: the turn has ended, here or elsewhere. Whether all readers on all nodes have its last events."""
+        return True
+
+    async def known(self, thread: Thread, turn: Turn) -> list[Event]:
+        """The events of the thread since the turn's start, as far as anybody but its process has them."""
+        return await self.between(thread.key, turn.start or 0, thread.head)
+
+    async def catch_up(self, log: ThreadLog, thread: Thread | None = None) -> None:
+        """Have all in `log` that the store has, as read just now, or in `thread`.
+
+        Raises: `LookupError`, `StoreUnavailable`.
+        """
+        async with log.flushing:
+            pass  # between a turn's end in the store and its `done` in the log, this is locked
+
     async def read(self, log: ThreadLog, after: int) -> list[Event]:
         """Some events behind offset `after`, from the store; the caller reads what is in memory itself.
 
@@ -146,6 +176,16 @@ class LocalEventLog:
             expected = segment.last + 1
         return events[after + 1 - segments[0].first :]
 
+    async def between(self, thread_key: int, after: int, upto: int) -> list[Event]:
+        """The events behind offset `after` up to `upto`, as far as the store has them."""
+        events: list[Event] = []
+        while after < upto and (segments := await self._store.segments(thread_key, after, PAGE_SEGMENTS)):
+            for segment in segments:
+                stored = decode_events(segment)
+                events += stored[max(after + 1 - segment.first, 0) : upto + 1 - segment.first]
+                after = segment.last
+        return events
+
     async def vouches(self, log: ThreadLog, position: Position) -> bool:
         """Whether every event behind `position` can still be shown."""
         if position.epoch != log.epoch or position.offset > log.head:
@@ -162,13 +202,19 @@ class LocalEventLog:
                 return approval
         return None
 
-    def pending(self, log: ThreadLog, further: Sequence[Event] = ()) -> Checkpoint:
-        """All of `log` that is not durable, and `further` events. The caller holds `log.flushing`."""
+    def pending(self, log: ThreadLog, further: Sequence[Event] = (), shown: Sequence[str] = ()) -> Checkpoint:
+        """All of `log` that is not durable, and `further` events, which show the end of `shown` turns. The caller holds
+        `log.flushing`."""
         events = [*log.events[log.durable - log.base :], *further]
         first = log.durable + 1
         segment = Segment(first=first, last=log.durable + len(events), events=encode_events(events)) if events else None
         return Checkpoint(
-            thread_key=log.key, segment=segment, session=log.session, approvals=tuple(log.approvals.values())
+            thread_key=log.key,
+            epoch=log.epoch,
+            segment=segment,
+            session=log.session,
+            approvals=tuple(log.approvals.values()),
+            shown=(*log.shown, *shown),
         )
 
     def settled(self, log: ThreadLog, checkpoint: Checkpoint) -> None:
@@ -177,11 +223,13 @@ class LocalEventLog:
             log.durable = checkpoint.segment.last
         if log.session is checkpoint.session:
             log.session = None
+        for turn_id in checkpoint.shown:
+            log.shown.pop(turn_id, None)
         for approval in checkpoint.approvals:
             if log.approvals.get(approval.approval_id) is approval:
                 del log.approvals[approval.approval_id]
         log.forget(keep=EVENTS_IN_MEMORY if log.running is not None else EVENTS_AT_REST)
-        if log.durable >= log.head and log.session is None and not log.approvals:
+        if log.durable >= log.head and log.session is None and not log.approvals and not log.shown:
             self._dirty.discard(log)
             self._drop_if_unused(log)
 
@@ -197,9 +245,17 @@ class LocalEventLog:
                 await stack.enter_async_context(log.flushing)
             batch = [self.pending(log) for log in logs]
             if batch:
-                await self._store.checkpoint(batch)
+                fenced = await self._store.checkpoint(batch)
                 for log, written in zip(logs, batch, strict=True):
-                    self.settled(log, written)
+                    if log.key in fenced:
+                        self._dirty.discard(log)
+                        self.lost(log)
+                    else:
+                        self.settled(log, written)
+
+    def lost(self, log: ThreadLog) -> None:
+        """Somebody else has gone on with this log, under a new epoch."""
+        _log.info("log_lost", thread_id=log.thread_id)
 
     async def keep_checkpointing(self) -> None:
         """Run until cancelled: one checkpoint per `CHECKPOINT_SECONDS` while there is something to write."""
@@ -213,6 +269,9 @@ class LocalEventLog:
                 _log.error("checkpoint_failed", logs=len(self._dirty))
             if self._dirty:
                 self._changed.set()
+
+    async def run(self) -> None:
+        """What this kind of log needs to have done all the time: nothing here. Run until cancelled."""
 
     async def keep_trimming(self) -> None:
         """Run until cancelled: forget events that are older than anybody needs."""

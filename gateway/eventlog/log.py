@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any, Protocol
 
 from gateway.eventlog.position import Position
@@ -33,11 +34,35 @@ class RunningTurn(Protocol):
         """The sum of its events up to the head."""
 
 
+class _Waiter:
+    """Somebody who waits for the next growth."""
+
+    __slots__ = ("grown",)
+
+    def __init__(self) -> None:
+        self.grown = asyncio.Event()
+
+    def wake(self) -> None:
+        self.grown.set()
+
+
+async def until(log: ThreadLog, reached: Callable[[], bool]) -> None:
+    """Return once `reached()`, which is looked at whenever the log has grown. The caller sets the deadline."""
+    waiter = _Waiter()
+    log.add_follower(waiter)
+    try:
+        while not reached():
+            waiter.grown.clear()
+            await waiter.grown.wait()
+    finally:
+        log.remove_follower(waiter)
+
+
 class ThreadLog:
     """Events `base + 1 … head` in memory; what is older is in the store.
 
     Appending is synchronous and wakes the followers: nothing stands between an event and those who show it.
-    Only the turn engine appends.
+    Only the turn engine appends; where the turn runs on another node, what that node has appended is repeated here.
     """
 
     __slots__ = (
@@ -53,6 +78,7 @@ class ThreadLog:
         "key",
         "running",
         "session",
+        "shown",
         "thread_id",
         "turns_started",
         "user_id",
@@ -77,6 +103,8 @@ class ThreadLog:
         """The provider's session, if it has changed since the last checkpoint."""
         self.approvals: dict[str, Approval] = {}
         """Approvals that have changed since the last checkpoint."""
+        self.shown: dict[str, None] = {}
+        """Turns that were cancelled while they waited, and whose end was logged since the last checkpoint."""
         self.holders = 0
         self.flushing = asyncio.Lock()
         """Held by whoever carries events of this log to the store."""
@@ -119,6 +147,20 @@ class ThreadLog:
 
     def remove_follower(self, follower: Follower) -> None:
         self._followers.discard(follower)
+
+    def renew(self, epoch: int, head: int) -> None:
+        """Begin anew at this place: what came before it is gone, and followers start over from a snapshot."""
+        self.epoch = epoch
+        self.base = self.durable = head
+        self.events = []
+        self.running = None
+        self.turns_started += 1
+        self.session = None
+        self.approvals.clear()
+        self.shown.clear()
+        self._encoded = (-1, "")
+        for follower in self._followers:
+            follower.wake()
 
     def forget(self, keep: int) -> None:
         """Drop durable events from memory but for the newest `keep`."""

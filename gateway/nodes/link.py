@@ -81,18 +81,18 @@ class RedisLink:
                 answer = await command
         except ReadOnlyError as error:  # a primary that has become a replica: another server is it now
             await self.client.connection_pool.disconnect(inuse_connections=False)
-            self._failed(error)
+            self.failed(error)
             raise RedisDown(str(error)) from error
         except AuthenticationError as error:
-            self._failed(error)
+            self.failed(error)
             raise RedisDown("it refuses the password") from error
         except ResponseError as error:
             if str(error).partition(" ")[0] in ("LOADING", "MASTERDOWN", "READONLY", "MISCONF", "OOM"):
-                self._failed(error)
+                self.failed(error)
                 raise RedisDown(str(error)) from error
             raise
         except (RedisError, OSError, TimeoutError) as error:
-            self._failed(error)
+            self.failed(error)
             raise RedisDown(str(error) or type(error).__name__) from error
         if self.up_since is None:
             self.up_since = time.monotonic()
@@ -103,7 +103,8 @@ class RedisLink:
         """`ask`, of one command given by its words."""
         return await self.ask(called(self.client, *command))
 
-    def _failed(self, error: BaseException) -> None:
+    def failed(self, error: BaseException) -> None:
+        """Redis did not do what a primary does."""
         if self.up_since is not None:
             self.up_since = None
             _log.error("redis_down", reason=type(error).__name__)

@@ -2,15 +2,16 @@
 
     start → provider.stream → Answer → log …… → store.finish → done
 
-One task runs a turn from its start to its end, and then starts the next one that waits in the thread.
+One task runs a turn from its start to its end, and then starts the next one that waits in the thread, or has it started
+on some node.
 """
 
 from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Coroutine
-from typing import Any
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from typing import Any, Self
 
 import msgspec
 import structlog
@@ -21,7 +22,8 @@ from gateway.attachments import Attachments
 from gateway.clock import now
 from gateway.deadlines import CLOSING_SECONDS
 from gateway.errors import StoreUnavailable
-from gateway.eventlog.local import LocalEventLog, decode_events
+from gateway.eventlog.local import LocalEventLog, log_of
+from gateway.eventlog.log import ThreadLog
 from gateway.eventlog.position import Position, new_epoch
 from gateway.metrics import Metrics
 from gateway.notices import Notices
@@ -31,11 +33,10 @@ from gateway.runner.running import RunningTurn
 from gateway.runner.stream import ProviderStreams
 from gateway.runner.verdict import INTERRUPTED, Ending, Failure, verdict
 from gateway.store.base import Store
-from gateway.store.records import Outcome, Thread, Turn
+from gateway.store.records import Accepted, Checkpoint, NewTurn, Outcome, Thread, Turn
 
 STORE_RETRY_SECONDS = 0.5
 """Between two tries to store what must be stored."""
-RECOVERY_SEGMENTS = 32
 
 _log = structlog.get_logger(__name__)
 
@@ -64,13 +65,15 @@ class LocalRunner:
         self._metrics = metrics
         self._frame_bytes = frame_bytes
         self._streams = ProviderStreams(store, attachments, logs, approvals, metrics)
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[bool]] = set()
         self._by_thread: dict[int, RunningTurn] = {}
         self._by_turn: dict[str, RunningTurn] = {}
         self._stopped_early: set[str] = set()
         """Turns that were cancelled between becoming the running one in the store and starting here."""
         self.draining = False
         """Whether no queued turn is started any more."""
+        self.start_following: Callable[[Turn], Awaitable[object]] | None = None
+        """Has the turn started that the end of another made running in the store; None: it is started here, at once."""
 
     @property
     def count(self) -> int:
@@ -82,16 +85,17 @@ class LocalRunner:
         """Providers that did not end when they were stopped."""
         return len(self._streams.left_behind)
 
-    def turn(self, turn_id: str) -> RunningTurn | None:
-        """The turn, if it runs here."""
-        return self._by_turn.get(turn_id)
-
     def in_thread(self, thread_key: int) -> RunningTurn | None:
-        """The turn that runs in the thread."""
+        """As in `Runner`."""
         return self._by_thread.get(thread_key)
 
-    async def start(self, turn: Turn) -> None:
-        """Run a turn that the store holds as running: from here on it must not be given up."""
+    async def start(self, turn: Turn, thread: Thread | None = None, unshown: Sequence[Turn] = ()) -> asyncio.Task[bool]:
+        """Run a turn that the store holds as running: from here on it must not be given up.
+
+        `thread` is the turn's, as it was when the turn became this node's; `unshown` turns were cancelled while they
+        waited, and nobody has logged that yet. The task ends with the turn. Its result: whether its end was stored by
+        this task, and is known to everybody who reads the log.
+        """
         while True:
             try:
                 log = await self._logs.hold(turn.thread_key)
@@ -101,27 +105,32 @@ class LocalRunner:
         running = RunningTurn(turn, log, self._agents.of(turn.agent), self._frame_bytes)
         before = self._by_thread.get(log.key)
         self._by_thread[log.key] = self._by_turn[turn.turn_id] = running
-        if turn.turn_id in self._stopped_early:
+        if turn.cancel_asked or turn.turn_id in self._stopped_early:
             self._stopped_early.discard(turn.turn_id)
             running.stop("cancelled")
-        self._keep(self._run(running, before), f"turn {turn.turn_id}")
+        return self._keep(self._run(running, before, thread, unshown), f"turn {turn.turn_id}")
 
-    def _keep(self, coroutine: Coroutine[Any, Any, None], name: str) -> None:
+    def _keep(self, coroutine: Coroutine[Any, Any, bool], name: str) -> asyncio.Task[bool]:
         task = asyncio.get_running_loop().create_task(coroutine, name=name)
         self._tasks.add(task)
         task.add_done_callback(self._let_go)
+        return task
 
-    def _let_go(self, task: asyncio.Task[None]) -> None:
+    def _let_go(self, task: asyncio.Task[bool]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             _log.critical("turn_task_failed", task=task.get_name(), exc_info=error)
 
-    async def _run(self, running: RunningTurn, before: RunningTurn | None) -> None:
+    async def _run(
+        self, running: RunningTurn, before: RunningTurn | None, thread: Thread | None, unshown: Sequence[Turn]
+    ) -> bool:
         log = running.log
         try:
             if before is not None:
                 await before.ended.wait()
             async with log.flushing:  # nothing that is made durable before it is shown is on its way
+                await self._own(running, thread)
+                self._show_cancelled(log, unshown)
                 log.running = running
                 log.turns_started += 1
                 running.log_user_message(running.turn)
@@ -129,9 +138,10 @@ class LocalRunner:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._notices.changed(log.user_id, log.thread_id))
                 error = await self._streams.run(running)
-            following = await self._finish(running, *verdict(running, error))
+            stored, following = await self._finish(running, *verdict(running, error))
             if following is not None:
-                await self.start(following)  # while the log is still held, so that nothing must be loaded
+                # While the log is still held, so that nothing must be loaded.
+                await (self.start(following) if self.start_following is None else self.start_following(following))
         finally:
             if log.running is running:
                 log.running = None
@@ -140,13 +150,24 @@ class LocalRunner:
             del self._by_turn[running.turn_id]
             if self._by_thread.get(log.key) is running:
                 del self._by_thread[log.key]
+            known = await self._logs.disown(log)
             self._logs.release(log)
         await self._notices.changed(log.user_id, log.thread_id)
+        return stored and known
+
+    async def _own(self, running: RunningTurn, thread: Thread | None) -> None:
+        while True:
+            try:
+                await self._logs.own(running.log, running.turn.attempt, thread)
+                return
+            except StoreUnavailable:
+                await asyncio.sleep(STORE_RETRY_SECONDS)
 
     async def _finish(
         self, running: RunningTurn, status: Ending, failure: Failure | None, epoch: int | None = None
-    ) -> Turn | None:
-        """Make the end of the turn durable, then show it. Returns the turn that runs next."""
+    ) -> tuple[bool, Turn | None]:
+        """Make the end of the turn durable, then show it. Returns whether it was this that ended it, and the turn that
+        runs next."""
         log, answer = running.log, running.answer
         running.finishing = True
         self._approvals.cancel(running)
@@ -175,21 +196,24 @@ class LocalRunner:
                         content=answer.content,
                         failure=failure,
                     ),
+                    attempt=running.turn.attempt,
                     epoch=epoch,
-                    start_next=not self.draining,
+                    start_next=not self.draining or self.start_following is not None,
                 )
                 try:
                     following = await self._store.finish(outcome)
                 except StoreUnavailable:
                     _log.error("turn_end_not_stored", turn_id=running.turn_id, attempt=attempt)
                 except LookupError:
-                    _log.info("turn_gone", turn_id=running.turn_id)
-                    return None
+                    # A try whose answer was lost may have stored it. What then follows is found by whoever looks.
+                    if attempt == 1 or not await self._ended_as(running, status):
+                        _log.info("turn_gone", turn_id=running.turn_id)
+                        return False, None
+                    following = None
+                    self._show_end(log, done, checkpoint)
+                    break
                 else:
-                    log.running = None
-                    log.turns_started += 1
-                    log.append(done)
-                    self._logs.settled(log, checkpoint)
+                    self._show_end(log, done, checkpoint)
                     break
             await asyncio.sleep(STORE_RETRY_SECONDS)
         self._pushing.wake()
@@ -205,60 +229,116 @@ class LocalRunner:
             duration_ms=running.milliseconds,
             **answer.usage,
         )
-        return following
+        return True, following
+
+    def _show_end(self, log: ThreadLog, done: Event, checkpoint: Checkpoint) -> None:
+        log.running = None
+        log.turns_started += 1
+        log.append(done)
+        self._logs.settled(log, checkpoint)
+
+    async def _ended_as(self, running: RunningTurn, status: Ending) -> bool:
+        """Whether the store has this very end of the turn."""
+        while True:
+            try:
+                found = await self._store.turn(None, running.turn_id)
+            except StoreUnavailable:
+                await asyncio.sleep(STORE_RETRY_SECONDS)
+                continue
+            if found is None:
+                return False
+            thread, turn = found
+            return (turn.status, turn.attempt, thread.epoch) == (status, running.turn.attempt, running.log.epoch)
 
     async def cancel_running(self, thread_key: int, turn_id: str | None) -> None:
-        """Stop the thread's running turn (if it is that one), also when it runs in the store but not yet here."""
+        """As in `Runner`."""
         for turn in await self._store.open_turns(thread_key):
             if turn.status == "running" and turn_id in (None, turn.turn_id):
-                if (running := self._by_turn.get(turn.turn_id)) is not None:
-                    running.stop("cancelled")
-                else:
-                    self._stopped_early.add(turn.turn_id)
+                self.stop(turn.turn_id)
 
-    async def show_cancelled(self, thread_key: int, turns: list[Turn]) -> None:
-        """Log the message and the end of turns that were cancelled before they started."""
+    def stop(self, turn_id: str) -> None:
+        """Stop a turn that runs here, or is about to."""
+        if (running := self._by_turn.get(turn_id)) is not None:
+            running.stop("cancelled")
+        else:
+            self._stopped_early.add(turn_id)
+
+    def forget(self, turn_id: str) -> None:
+        """The turn will not start here any more."""
+        self._stopped_early.discard(turn_id)
+
+    async def steer_elsewhere(self, new: NewTurn) -> Accepted | None:
+        """As in `Runner`: there is no elsewhere."""
+        return None
+
+    async def end_of(self, thread_key: int) -> None:
+        """As in `Runner`."""
+        if (running := self._by_thread.get(thread_key)) is not None:
+            await running.ended.wait()
+
+    async def show_cancelled(self, thread_key: int) -> None:
+        """As in `Runner`."""
         async with self._logs.held(thread_key) as log, log.flushing:  # no other turn starts or ends meanwhile
-            events: list[Event] = []
-            for turn in turns:
-                never_run = RunningTurn(turn, log, self._agents.of(turn.agent), self._frame_bytes)
-                for event in (never_run.user_message(turn), never_run.done("cancelled", None)):
-                    cursor = Position(log.epoch, log.head + len(events) + 1).cursor
-                    events.append(msgspec.structs.replace(event, cursor=cursor))
-                self._metrics.turn_ended(turn.agent, "cancelled", None)
-                _log.info("turn_done", turn_id=turn.turn_id, agent=turn.agent, status="cancelled", pieces=0)
+            unshown = await self._store.unshown(thread_key)
             if log.running is None:
                 # Nothing would bump the epoch after a crash: these must be durable before they are shown.
-                checkpoint = self._logs.pending(log, events)
+                events = self.cancelled_events(log, unshown)
+                checkpoint = self._logs.pending(log, events, shown=[turn.turn_id for turn in unshown])
                 await self._store.checkpoint([checkpoint])
                 log.append_all(events)
                 self._logs.settled(log, checkpoint)
             else:
-                log.append_all(events)
-                self._logs.touch(log)
+                self._show_cancelled(log, unshown)
         await self._notices.changed(log.user_id, log.thread_id)
 
+    def _show_cancelled(self, log: ThreadLog, unshown: Sequence[Turn]) -> None:
+        turns = [turn for turn in unshown if turn.turn_id not in log.shown]
+        if turns:
+            log.append_all(self.cancelled_events(log, turns))
+            log.shown.update(dict.fromkeys(turn.turn_id for turn in turns))
+            self._logs.touch(log)
+
+    def cancelled_events(self, log: ThreadLog, turns: Sequence[Turn]) -> list[Event]:
+        """What tells of turns that were cancelled before they started, as it would be appended now."""
+        events: list[Event] = []
+        for turn in turns:
+            never_run = RunningTurn(turn, log, self._agents.of(turn.agent), self._frame_bytes)
+            for event in (never_run.user_message(turn), never_run.done("cancelled", None)):
+                cursor = Position(log.epoch, log.head + len(events) + 1).cursor
+                events.append(msgspec.structs.replace(event, cursor=cursor))
+            self._metrics.turn_ended(turn.agent, "cancelled", None)
+            _log.info("turn_done", turn_id=turn.turn_id, agent=turn.agent, status="cancelled", pieces=0)
+        return events
+
     async def recover(self) -> None:
-        """End what ran when an earlier process died, and go on with what waited."""
+        """End what ran when an earlier process died, show what it had cancelled, and go on with what waited."""
         for thread, turn in await self._store.running():
-            await self._interrupt(thread, turn)
+            following = await self.interrupt(thread, turn)
+            if following is not None:
+                await self.start(following)
+        for key in await self._store.with_unshown():
+            await self.show_cancelled(key)
         for thread in await self._store.waiting():
             following = await self._store.start_next(thread.key, now())
             if following is not None:
                 await self.start(following)
 
-    async def _interrupt(self, thread: Thread, turn: Turn) -> None:
-        async with self._logs.held(thread.key) as log:
-            running = RunningTurn(turn, log, self._agents.of(turn.agent), self._frame_bytes)
-            after = turn.start or 0
-            while segments := await self._store.segments(thread.key, after, RECOVERY_SEGMENTS):
-                running.answer.restore([e for s in segments for e in decode_events(s) if e.turn_id == turn.turn_id])
-                after = segments[-1].last
-            log.epoch = epoch = max(thread.epoch + 1, new_epoch())
-            self._approvals.cancel_recovered(running)
-            following = await self._finish(running, "interrupted", INTERRUPTED, epoch)
-        if following is not None:
-            await self.start(following)
+    async def interrupt(self, thread: Thread, turn: Turn) -> Turn | None:
+        """End a turn whose process has died, with what is known of its answer; once in the store, under a new epoch.
+
+        Does nothing if it has ended meanwhile. Returns the turn that runs next.
+        """
+        events = await self._logs.known(thread, turn)
+        log = log_of(thread)  # apart from what followers see: it counts only once the store has it
+        running = RunningTurn(turn, log, self._agents.of(turn.agent), self._frame_bytes)
+        running.answer.restore([event for event in events if event.turn_id == turn.turn_id])
+        log.epoch = epoch = max(thread.epoch + 1, new_epoch())
+        self._approvals.cancel_recovered(running)
+        if turn.cancel_asked:
+            _, following = await self._finish(running, "cancelled", None, epoch)
+        else:
+            _, following = await self._finish(running, "interrupted", INTERRUPTED, epoch)
+        return following
 
     async def drain(self, seconds: float) -> None:
         """Start nothing more; let running turns end within `seconds`, then mark the rest `interrupted`."""
@@ -270,7 +350,9 @@ class LocalRunner:
         if self._tasks:
             await asyncio.wait(set(self._tasks), timeout=2 * CLOSING_SECONDS)
 
-    async def __aenter__(self) -> LocalRunner:
+    async def __aenter__(self) -> Self:
+        if self.start_following is None:
+            await self.recover()
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:

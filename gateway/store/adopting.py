@@ -6,7 +6,7 @@ from sqlalchemy import Connection, Text, cast, literal, select
 
 from gateway.store.messages import answer_position, insert_message
 from gateway.store.records import Adoption, Thread
-from gateway.store.rows import THREAD, insert, thread_of
+from gateway.store.rows import THREAD, insert, queue_up, thread_of
 from gateway.store.tables import POSITIONS, Json, threads, turns
 from gateway.store.turns import GRAVE
 
@@ -16,6 +16,7 @@ def adopt(connection: Connection, adoption: Adoption) -> tuple[Thread, bool]:
 
     A thread that goes on with the session already, because it was begun from here or adopted before, is that thread.
     """
+    queue_up(connection, "adopt", adoption.user_id)
     if (known := _with_session(connection, adoption)) is not None:
         return known, False
     grave = connection.scalars(GRAVE, {"user_id": adoption.user_id, "thread_id": adoption.thread_id}).one_or_none()
@@ -37,7 +38,10 @@ def adopt(connection: Connection, adoption: Adoption) -> tuple[Thread, bool]:
         .returning(threads.c.key)
     ).one_or_none()
     of_user = (threads.c.user_id == adoption.user_id) & (threads.c.thread_id == adoption.thread_id)
-    thread = thread_of(connection.execute(select(*THREAD).where(of_user)).one())
+    row = connection.execute(select(*THREAD).where(of_user)).one_or_none()
+    if row is None:
+        return adopt(connection, adoption)  # the other one was deleted meanwhile
+    thread = thread_of(row)
     if made is not None:
         for number, exchange in enumerate(adoption.exchanges, 1):
             connection.execute(

@@ -10,7 +10,7 @@ from sqlalchemy import Connection, delete, exists, func, select
 
 from gateway.errors import AttachmentsFull, NotFound
 from gateway.store.records import Attachment
-from gateway.store.rows import insert
+from gateway.store.rows import insert, queue_up
 from gateway.store.tables import attachment_uses, attachments
 
 ATTACHMENT = tuple(attachments.c[name] for name in Attachment.__struct_fields__)
@@ -23,6 +23,7 @@ def attachment_of(row: Any) -> Attachment:
 
 def put(connection: Connection, new: Attachment, room: int) -> None:
     """Raises: AttachmentsFull: the user's attachments would have more than `room` bytes together."""
+    queue_up(connection, "attachments", new.user_id)
     total = select(func.coalesce(func.sum(attachments.c.size), 0)).where(attachments.c.user_id == new.user_id)
     if connection.scalars(total).one() + new.size > room:
         raise AttachmentsFull
@@ -44,27 +45,35 @@ def use(connection: Connection, user_id: str, thread_key: int, shown: Sequence[M
     if not shown:
         return
     ids = {str(one["id"]) for one in shown}
-    # The rows are locked where there are row locks: `forget` waits, or they are gone already.
-    mine = select(attachments.c.attachment_id).where(
-        attachments.c.user_id == user_id, attachments.c.attachment_id.in_(ids)
-    )
-    if set(connection.scalars(mine.with_for_update())) != ids:
+    # The rows are locked where there are row locks: who forgets them waits, or they are gone already.
+    mine = attachments.c.user_id == user_id, attachments.c.attachment_id.in_(ids)
+    if set(_locked(connection, *mine)) != ids:
         raise NotFound("there is no such attachment", field="attachments")
     row = insert(connection.dialect.name, attachment_uses).on_conflict_do_nothing()
     connection.execute(row, [{"thread_key": thread_key, "attachment_id": one} for one in sorted(ids)])
 
 
+def _locked(connection: Connection, *where: Any, pass_over: bool = False) -> list[str]:
+    """The ids of these attachments, which nobody else uses or forgets until the transaction ends.
+
+    What is then asked about them must be asked in a further statement: one sees what was there when it began to wait.
+    """
+    ids = select(attachments.c.attachment_id).where(*where).order_by(attachments.c.attachment_id)
+    return list(connection.scalars(ids.with_for_update(skip_locked=pass_over)))
+
+
 def forget_thread(connection: Connection, thread_key: int) -> None:
     """Delete what only this thread used."""
     used = select(attachment_uses.c.attachment_id).where(attachment_uses.c.thread_key == thread_key)
-    ids = connection.scalars(used).all()
+    ids = _locked(connection, attachments.c.attachment_id.in_(used))
     connection.execute(delete(attachment_uses).where(attachment_uses.c.thread_key == thread_key))
     connection.execute(delete(attachments).where(attachments.c.attachment_id.in_(ids), _UNUSED))
 
 
 def forget_unused(connection: Connection, before: int) -> int:
     """Delete what no message names and what was handed in before that time. Returns how many."""
-    return connection.execute(delete(attachments).where(attachments.c.created_at < before, _UNUSED)).rowcount
+    ids = _locked(connection, attachments.c.created_at < before, _UNUSED, pass_over=True)
+    return connection.execute(delete(attachments).where(attachments.c.attachment_id.in_(ids), _UNUSED)).rowcount
 
 
 def known_hashes(connection: Connection, hashes: Sequence[str]) -> set[str]:

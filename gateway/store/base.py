@@ -15,6 +15,7 @@ from gateway.store.records import (
     Approval,
     Attachment,
     Checkpoint,
+    Claim,
     DeviceToken,
     DeviceTokens,
     Found,
@@ -65,15 +66,40 @@ class Store(Protocol):
         """Take back a message that `accept` handed to a running turn, and that the turn did not take."""
         ...
 
-    async def checkpoint(self, batch: Sequence[Checkpoint]) -> None:
+    async def checkpoint(self, batch: Sequence[Checkpoint]) -> set[int]:
         """Make events, sessions and approvals durable, and move the heads of their threads. One transaction.
 
         Writing a segment again does no harm; it may have grown. A resolved approval changes no more. What belongs
-        to a deleted thread is passed over.
+        to a deleted thread, or to another epoch than its thread has now, is passed over. Returns the keys of those
+        threads whose epoch is another: somebody else has gone on with them.
 
         Raises:
             ValueError: a segment begins behind the place after its thread's head; nothing of the batch was stored.
         """
+        ...
+
+    async def append_at_rest(self, checkpoint: Checkpoint) -> bool:
+        """The same for a thread in which nothing runs, behind its very head. False, and nothing is stored: a turn
+        runs in it, it has another epoch or another head, or is deleted."""
+        ...
+
+    async def claim(self, turn_id: str, attempt: str, at: int) -> Claim | None:
+        """Write `attempt` into the running turn unless another is there; who reads back his own has it, nobody else.
+
+        None: there is no such turn, or it is not running.
+        """
+        ...
+
+    async def unclaimed(self, started_before: int, limit: int) -> list[str]:
+        """Running turns that nobody has claimed and that have been running since before that time, oldest first."""
+        ...
+
+    async def claimed(self, limit: int) -> list[str]:
+        """Running turns that somebody has claimed, oldest first."""
+        ...
+
+    async def ask_cancel(self, thread_key: int, turn_id: str | None) -> list[Turn]:
+        """Note that the thread's running turn (if it is that one) is to be stopped. Returns it, as it is now."""
         ...
 
     async def finish(self, outcome: Outcome) -> Turn | None:
@@ -83,7 +109,8 @@ class Store(Protocol):
         and `start_next`.
 
         Raises:
-            LookupError: the turn is not running; nothing was stored.
+            LookupError: the turn is not running, or under another attempt, or its thread has another epoch than the
+                checkpoint and `outcome.epoch` is not given; nothing was stored.
             ValueError: the checkpoint belongs to another thread, or leaves a gap; nothing was stored.
         """
         ...
@@ -91,8 +118,17 @@ class Store(Protocol):
     async def cancel_queued(self, thread_key: int, turn_id: str | None, at: int) -> list[Turn]:
         """Make queued turns of the thread (one, or all) `cancelled`, each with an empty answer; returns them.
 
-        Their `start` is the thread's durable head: what is logged about them comes behind it.
+        Their `start` is the thread's durable head: what is logged about them comes behind it. Until a checkpoint says
+        that it is, `unshown` lists them.
         """
+        ...
+
+    async def unshown(self, thread_key: int) -> list[Turn]:
+        """Turns that were cancelled before they started, and whose end no log shows yet, in order."""
+        ...
+
+    async def with_unshown(self) -> list[int]:
+        """The keys of all threads that have such turns."""
         ...
 
     async def start_next(self, thread_key: int, at: int) -> Turn | None:

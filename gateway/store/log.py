@@ -4,32 +4,54 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cache
+from typing import Any
 
 import msgspec
-from sqlalchemy import Connection, Insert, bindparam, delete, func, or_, select, tuple_, update
+from sqlalchemy import (
+    ARRAY,
+    BigInteger,
+    ColumnElement,
+    Connection,
+    Insert,
+    Select,
+    any_,
+    bindparam,
+    delete,
+    func,
+    or_,
+    select,
+    tuple_,
+    update,
+)
 
 from gateway.store.records import Approval, Checkpoint, Segment, Thread
 from gateway.store.rows import APPROVAL, SEGMENT, approval_of, insert, segment_of
 from gateway.store.tables import approvals, segments, threads, turns
 
 
-def checkpoint(connection: Connection, batch: Sequence[Checkpoint]) -> None:
+def checkpoint(connection: Connection, batch: Sequence[Checkpoint]) -> set[int]:
     """Add each segment behind its thread's head, or again in place of one that begins where it does.
 
-    What belongs to a thread that is gone is passed over. A few statements, however many threads.
+    What belongs to a thread that is gone, or that has another epoch, is passed over; returns the keys of the latter.
+    A few statements, however many threads.
 
     Raises:
         ValueError: a segment begins behind the place after the head; readers would take the gap for no events.
     """
     keys = {one.thread_key for one in batch}
     # Ordered, so that two processes never wait for each other.
-    known = select(threads.c.key, threads.c.head).where(threads.c.key.in_(keys)).order_by(threads.c.key)
-    heads = {row.key: row.head for row in connection.execute(known.with_for_update())}
+    known = connection.execute(_heads(connection.dialect.name), {"keys": sorted(keys)}).all()
+    heads = {row.key: row.head for row in known}
+    epochs = {row.key: row.epoch for row in known}
     moved: dict[int, int] = {}
-    sessions, rows, changed = [], [], []
+    fenced: set[int] = set()
+    sessions, rows, changed, shown = [], [], [], []
     for one in batch:
         key, segment = one.thread_key, one.segment
         if key not in heads:
+            continue
+        if one.epoch != epochs[key]:
+            fenced.add(key)
             continue
         if segment is not None:
             if segment.first > heads[key] + 1:
@@ -40,6 +62,7 @@ def checkpoint(connection: Connection, batch: Sequence[Checkpoint]) -> None:
             sessions.append({"of": key, "session": one.session})
         for approval in one.approvals:
             changed.append({"thread_key": key} | msgspec.structs.asdict(approval))
+        shown += [{"of": key, "turn": turn_id} for turn_id in one.shown]
     if moved:
         connection.execute(MOVE_HEAD, [{"of": key, "head": head} for key, head in moved.items()])
     if sessions:
@@ -50,11 +73,40 @@ def checkpoint(connection: Connection, batch: Sequence[Checkpoint]) -> None:
         for fields in changed:
             del fields["thread_id"]
         connection.execute(_keep(connection.dialect.name), changed)
+    if shown:
+        connection.execute(SET_SHOWN, shown)
+    return fenced
 
 
+def append_at_rest(connection: Connection, one: Checkpoint) -> bool:
+    """`checkpoint`, but only where nothing runs and nothing else was appended."""
+    row = connection.execute(AT_REST, {"of": one.thread_key}).one_or_none()
+    if row is None or row.epoch != one.epoch or (one.segment is not None and one.segment.first != row.head + 1):
+        return False
+    if connection.scalars(RUNS, {"of": one.thread_key}).one_or_none() is not None:
+        return False
+    checkpoint(connection, [one])
+    return True
+
+
+@cache
+def _heads(dialect: str) -> Select[Any]:
+    among: ColumnElement[bool] = threads.c.key.in_(bindparam("keys", expanding=True))
+    if dialect == "postgresql":  # one statement, however many they are
+        among = threads.c.key == any_(bindparam("keys", type_=ARRAY(BigInteger)))
+    return select(threads.c.key, threads.c.head, threads.c.epoch).where(among).order_by(threads.c.key).with_for_update()
+
+
+AT_REST = select(threads.c.head, threads.c.epoch).where(threads.c.key == bindparam("of")).with_for_update()
+RUNS = select(turns.c.key).where(turns.c.thread_key == bindparam("of"), turns.c.status == "running")
 _THREAD = update(threads).where(threads.c.key == bindparam("of"))
 MOVE_HEAD = _THREAD.values(head=bindparam("head"))
 SET_SESSION = _THREAD.values(session=bindparam("session"))
+SET_SHOWN = (
+    update(turns)
+    .where(turns.c.turn_id == bindparam("turn"), turns.c.thread_key == bindparam("of"))
+    .values(unshown=False)
+)
 
 
 @cache
@@ -77,13 +129,14 @@ def _keep(dialect: str) -> Insert:
     )
 
 
-def restart(connection: Connection, thread: Thread, epoch: int, segment: Segment | None) -> None:
-    """Begin a new epoch: no segment is left, and the log goes on where `segment` begins."""
+def restart(connection: Connection, thread: Thread, epoch: int, segment: Segment | None) -> int:
+    """Begin a new epoch: no segment is left, and the log goes on where `segment` begins. Returns the epoch."""
     connection.execute(delete(segments).where(segments.c.thread_key == thread.key))
     values = {"epoch": max(thread.epoch + 1, epoch)}
     if segment is not None:
         values["head"] = segment.first - 1
     connection.execute(update(threads).where(threads.c.key == thread.key).values(**values))
+    return values["epoch"]
 
 
 def read(connection: Connection, thread_key: int, after: int, limit: int) -> list[Segment]:

@@ -136,6 +136,8 @@ def seen(connection: Connection, delivery: Delivery) -> bool:
 def settle(connection: Connection, delivery: Delivery, outcome: Outcome, reason: str, at: int, told: Told) -> None:
     """An answer that was seen while its push was on its way is taken back at once."""
     device, push = delivery.device, delivery.push
+    own = threads.c.key.in_(select(outbox.c.thread_key).where(outbox.c.key == delivery.key))
+    connection.execute(select(threads.c.key).where(own).with_for_update())  # `withdraw` comes before this, or after
     late = outcome == "sent" and push.kind == "turn" and delivery.policy == "unseen" and seen(connection, delivery)
     where = _settle(connection, delivery.key, push, outcome, reason, at, told)
     if late and where is not None and withdraw_from([device], sent_to={device.device_id}, seen_on=None):
@@ -147,10 +149,9 @@ def _settle(
     connection: Connection, key: int, push: Push, outcome: Outcome, reason: str, at: int, told: Told
 ) -> dict[str, Any] | None:
     """Where the row belonged; None if it was settled before."""
-    row = connection.execute(select(outbox).where(outbox.c.key == key)).one_or_none()
+    row = connection.execute(delete(outbox).where(outbox.c.key == key).returning(*outbox.c)).one_or_none()
     if row is None:
         return None
-    connection.execute(delete(outbox).where(outbox.c.key == key))
     where = {name: getattr(row, name) for name in PLACE}
     if push.kind in ("turn", "approval"):
         _keep_outcome(connection, where, push, outcome, reason, at)

@@ -9,6 +9,7 @@ from sqlalchemy import Connection, delete, func, select
 
 from gateway.errors import LimitExceeded
 from gateway.store.records import DeviceToken, DeviceTokens, NewDeviceToken, PairCode
+from gateway.store.rows import queue_up
 from gateway.store.tables import device_tokens, devices, pair_codes
 
 CODES_PER_USER = 16
@@ -36,6 +37,7 @@ def pair(connection: Connection, digest: bytes, new: NewDeviceToken) -> DeviceTo
     user_id = connection.scalars(used).one_or_none()
     if user_id is None:
         return None
+    queue_up(connection, "tokens")  # so that keys are committed in their order, and `mark` misses none
     count = select(func.count()).select_from(device_tokens).where(device_tokens.c.user_id == user_id)
     if connection.scalars(count).one() >= DEVICES_PER_USER:
         raise LimitExceeded(f"a user has at most {DEVICES_PER_USER} paired devices: revoke one first")

@@ -58,6 +58,21 @@ class Turn(msgspec.Struct, frozen=True, kw_only=True):
     usage: Mapping[str, int] | None
     error: Mapping[str, Any] | None
     duration_ms: int | None
+    attempt: str | None
+    """Under which one node has claimed it, before its provider was called; set once. None: nobody has, or there is only
+    one node."""
+    cancel_asked: bool
+    """Whether somebody wants it stopped while it runs."""
+
+
+class Claim(msgspec.Struct, frozen=True, kw_only=True):
+    """A running turn, and under which attempt it runs."""
+
+    thread: Thread
+    turn: Turn
+    """`turn.attempt` is the one that stands: the caller's if nobody was before it."""
+    unshown: Sequence[Turn]
+    """Turns of the thread that were cancelled before they started, and whose end no log shows yet; in order."""
 
 
 class NewTurn(msgspec.Struct, frozen=True, kw_only=True):
@@ -150,11 +165,15 @@ class Checkpoint(msgspec.Struct, frozen=True, kw_only=True):
     """What happened in one thread since its last checkpoint."""
 
     thread_key: int
+    epoch: int
+    """The thread's epoch in which these offsets were given: in another one they mean something else."""
     segment: Segment | None
     session: Any = None
     """None leaves the stored one as it is."""
     approvals: Sequence[Approval] = ()
     """New or changed ones, each as it stands now."""
+    shown: Sequence[str] = ()
+    """Turns that were cancelled before they started, and whose message and end are in this segment."""
 
 
 class PushPlan(msgspec.Struct, frozen=True, kw_only=True):
@@ -194,6 +213,8 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     checkpoint: Checkpoint
     """All that was not yet durable, up to and with the `done` event."""
     push: PushPlan | None = None
+    attempt: str | None = None
+    """Under which the turn runs: `Turn.attempt` as it must be."""
     epoch: int | None = None
     """A new epoch for the thread: every older segment goes, and offsets count on from `checkpoint`, whose segment may
     begin anywhere. It becomes one more than the old epoch if it is not greater: read the thread to know."""

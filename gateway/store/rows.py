@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Select, Table, and_, case, exists, select
+from sqlalchemy import Connection, Select, Table, and_, case, exists, func, select
 from sqlalchemy.dialects import postgresql, sqlite
 
 from gateway.store.records import Approval, Message, Segment, Thread, Turn
@@ -82,6 +83,20 @@ def approval_of(row: Sequence[Any]) -> Approval:
 
 def _named(names: tuple[str, ...], row: Sequence[Any]) -> dict[str, Any]:
     return dict(zip(names, row, strict=True))
+
+
+_QUEUES = {"newest": 1, "adopt": 2, "attachments": 3, "tokens": 4}
+
+
+def queue_up(connection: Connection, name: str, what: str = "") -> None:
+    """Wait until no other transaction holds this name, and hold it to the end of this one.
+
+    Where a transaction looks at rows and then writes others that depend on them, and no row is common to all who do:
+    in Postgres nothing else keeps two of them apart. In SQLite there is one writer.
+    """
+    if connection.dialect.name == "postgresql":
+        key = zlib.crc32(what.encode()) - 2**31  # the function takes two signed numbers of 32 bits
+        connection.execute(select(func.pg_advisory_xact_lock(_QUEUES[name], key)))
 
 
 def insert(dialect: str, table: Table) -> sqlite.Insert | postgresql.Insert:

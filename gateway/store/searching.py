@@ -53,21 +53,30 @@ def _found(row: Any) -> Found:
 def _holds(word: str, dialect: str) -> ColumnElement[bool]:
     """Whether a message's content holds the word in whatever case.
 
-    SQLite's LIKE knows upper and lower case of ASCII only; its GLOB takes a class of characters for each.
+    SQLite's LIKE knows upper and lower case of ASCII only, and so does Postgres's ILIKE with the collation C, whatever
+    the database's own is. SQLite's GLOB and a regular expression take a class of characters for each other one.
     """
     content = messages.c.content
-    if dialect != "sqlite":
-        return content.icontains(word, autoescape=True)
+    if dialect == "sqlite":
+        if word.isascii():
+            return content.contains(word, autoescape=True)
+        return content.op("GLOB", is_comparison=True)(f"*{_either_case(word, '*?[')}*")
+    plain = content.collate("C")
     if word.isascii():
-        return content.contains(word, autoescape=True)
-    return content.op("GLOB", is_comparison=True)(f"*{_either_case(word)}*")
+        escaped = word.replace("\\", r"\\").replace("%", r"\%").replace("_", r"\_")
+        return plain.op("ILIKE", is_comparison=True)(f"%{escaped}%")
+    return plain.op("~", is_comparison=True)(_either_case(word, r".*+?^$()[{}|"))
 
 
-def _either_case(word: str) -> str:
-    """The word as a GLOB pattern."""
+def _either_case(word: str, special: str) -> str:
+    """The word as a pattern in which the `special` characters mean something of their own."""
     classes = []
     for character in word:
         cases = {case for case in (character, character.lower(), character.upper()) if len(case) == 1}
-        # Within brackets only ] and ^ at the beginning mean something; neither has a case.
-        classes.append(f"[{''.join(sorted(cases))}]" if len(cases) > 1 or character in "*?[" else character)
+        if character in "\\]^":  # what stands in no brackets alike in both
+            classes.append(f"\\{character}" if "^" in special else character)
+        elif len(cases) > 1 or character in special:
+            classes.append(f"[{''.join(sorted(cases))}]")
+        else:
+            classes.append(character)
     return "".join(classes)

@@ -1,14 +1,12 @@
-"""The `Store` in a SQL database: SQLite in one file."""
+"""The `Store` in a SQL database: SQLite in one file, or Postgres."""
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from typing import TypeAlias, TypeVar
+from typing import TypeAlias
 
-from sqlalchemy import URL, Connection, Engine, text
+from sqlalchemy import text
 
 from gateway.store import (
     adopting,
@@ -23,15 +21,14 @@ from gateway.store import (
     threads,
     turns,
 )
-from gateway.store.base import StoreUnavailable
-from gateway.store.engine import READERS, create_file, sqlite_engine, sqlite_url, translated
-from gateway.store.migrate import migrate
+from gateway.store.database import Database, open_database
 from gateway.store.records import (
     Accepted,
     Adoption,
     Approval,
     Attachment,
     Checkpoint,
+    Claim,
     DeviceToken,
     DeviceTokens,
     Found,
@@ -47,88 +44,36 @@ from gateway.store.records import (
     ThreadSummary,
     Turn,
 )
-from gateway.store.sqloutbox import SqlOutbox
-from gateway.store.writer import Writer
+from gateway.store.sqloutbox import SqlOutbox, keep_told
 from notifications.records import Device, Platform
 from notifications.records import Outcome as PushOutcomeKind
 
-T = TypeVar("T")
 OnPushOutcome: TypeAlias = Callable[[Platform | None, PushOutcomeKind], None]
 
 
-def _prepare(url: URL, writing: Engine) -> None:
-    create_file(url)
-    with translated(), writing.begin() as connection:
-        migrate(connection)
-
-
-def _end(pools: Sequence[ThreadPoolExecutor], *engines: Engine) -> None:
-    for pool in pools:
-        pool.shutdown(cancel_futures=True)  # reads under way are short
-    for engine in engines:
-        engine.dispose()  # the last connection to close copies the log into the file
-
-
 class SqlStore:
-    """See `gateway.store.base.Store` for what each method promises.
+    """See `gateway.store.base.Store` for what each method promises."""
 
-    Writes go one after another through the one writing connection; reads see a snapshot of all that was
-    committed before, and wait for no write.
-    """
-
-    def __init__(
-        self,
-        writer: Writer,
-        reading: Engine,
-        readers: ThreadPoolExecutor,
-        searcher: ThreadPoolExecutor,
-        on_push_outcome: OnPushOutcome,
-    ) -> None:
-        self._writer = writer
-        self._reading = reading
-        self._readers = readers
-        self._searcher = searcher
+    def __init__(self, database: Database, on_push_outcome: OnPushOutcome) -> None:
+        self.database = database
         self._on_push_outcome = on_push_outcome
-        self._closed = False
+        self._read, self._write = database.read, database.write
 
     @classmethod
     @asynccontextmanager
     async def open(
         cls, url: str, *, on_push_outcome: OnPushOutcome = lambda platform, outcome: None
     ) -> AsyncIterator[SqlStore]:
-        """Make the file (its directory must be there), migrate it, and use it until the block ends.
+        """Make and migrate what is missing, and use the database until the block ends.
 
         `on_push_outcome` hears of every push that has its outcome, once that is committed.
 
         Raises:
-            ValueError: `url` names no SQLite file.
+            ValueError: `url` is of no use; its text does not repeat it.
             StoreUnavailable: it cannot be opened; `DatabaseTooNew` if a newer program wrote it.
         """
-        parsed = sqlite_url(url)
-        writing, reading = sqlite_engine(parsed, writes=True), sqlite_engine(parsed, writes=False)
-        readers = ThreadPoolExecutor(READERS, thread_name_prefix="store-reader")
-        searcher = ThreadPoolExecutor(1, thread_name_prefix="store-search")  # it may read long: nobody waits behind it
-        try:
-            await asyncio.get_running_loop().run_in_executor(readers, _prepare, parsed, writing)
-            writer = Writer(writing)
-            writer.start()
-            store = cls(writer, reading, readers, searcher, on_push_outcome)
-            try:
-                yield store
-            finally:
-                store._closed = True
-                await writer.close()
-        finally:
-            await asyncio.to_thread(_end, (readers, searcher), reading, writing)
-
-    async def _read(self, work: Callable[[Connection], T], pool: ThreadPoolExecutor | None = None) -> T:
-        if self._closed:
-            raise StoreUnavailable("the store is closed")
-        return await asyncio.get_running_loop().run_in_executor(pool or self._readers, self._snapshot, work)
-
-    def _snapshot(self, work: Callable[[Connection], T]) -> T:
-        with translated(), self._reading.connect() as connection:
-            return work(connection)
+        async with open_database(url) as database:
+            yield cls(database, on_push_outcome)
 
     def _tell(self, told: outbox.Told) -> None:
         for platform, outcome in told:
@@ -137,7 +82,7 @@ class SqlStore:
     async def accept(self, new: NewTurn) -> Accepted:
         for _ in range(3):
             try:
-                return await self._writer.run(lambda connection: turns.accept(connection, new))
+                return await self._write(lambda connection: turns.accept(connection, new))
             except turns.IdTaken:
                 found = await self._read(lambda connection: turns.existing(connection, new))
                 if found is not None:
@@ -146,26 +91,47 @@ class SqlStore:
         raise ValueError("the turn_id was used before")
 
     async def adopt(self, adoption: Adoption) -> tuple[Thread, bool]:
-        return await self._writer.run(lambda connection: adopting.adopt(connection, adoption))
+        return await self._write(lambda connection: adopting.adopt(connection, adoption))
 
     async def unsteer(self, message_id: str) -> None:
-        await self._writer.run(lambda connection: steering.unsteer(connection, message_id))
+        await self._write(lambda connection: steering.unsteer(connection, message_id))
 
-    async def checkpoint(self, batch: Sequence[Checkpoint]) -> None:
-        if batch:
-            await self._writer.run(lambda connection: log.checkpoint(connection, batch))
+    async def checkpoint(self, batch: Sequence[Checkpoint]) -> set[int]:
+        if not batch:
+            return set()
+        return await self._write(lambda connection: log.checkpoint(connection, batch))
+
+    async def append_at_rest(self, checkpoint: Checkpoint) -> bool:
+        return await self._write(lambda connection: log.append_at_rest(connection, checkpoint))
+
+    async def claim(self, turn_id: str, attempt: str, at: int) -> Claim | None:
+        return await self._write(lambda connection: turns.claim(connection, turn_id, attempt, at))
+
+    async def unclaimed(self, started_before: int, limit: int) -> list[str]:
+        return await self._read(lambda connection: turns.unclaimed(connection, started_before, limit))
+
+    async def claimed(self, limit: int) -> list[str]:
+        return await self._read(lambda connection: turns.claimed(connection, limit))
+
+    async def ask_cancel(self, thread_key: int, turn_id: str | None) -> list[Turn]:
+        return await self._write(lambda connection: turns.ask_cancel(connection, thread_key, turn_id))
 
     async def finish(self, outcome: Outcome) -> Turn | None:
-        told: outbox.Told = []
-        following = await self._writer.run(lambda connection: turns.finish(connection, outcome, told))
+        following, told = await self._write(keep_told(lambda connection, told: turns.finish(connection, outcome, told)))
         self._tell(told)
         return following
 
     async def cancel_queued(self, thread_key: int, turn_id: str | None, at: int) -> list[Turn]:
-        return await self._writer.run(lambda connection: turns.cancel_queued(connection, thread_key, turn_id, at))
+        return await self._write(lambda connection: turns.cancel_queued(connection, thread_key, turn_id, at))
+
+    async def unshown(self, thread_key: int) -> list[Turn]:
+        return await self._read(lambda connection: turns.unshown(connection, thread_key))
+
+    async def with_unshown(self) -> list[int]:
+        return await self._read(turns.with_unshown)
 
     async def start_next(self, thread_key: int, at: int) -> Turn | None:
-        return await self._writer.run(lambda connection: turns.start_next(connection, thread_key, at))
+        return await self._write(lambda connection: turns.start_next(connection, thread_key, at))
 
     async def running(self) -> list[tuple[Thread, Turn]]:
         return await self._read(turns.running)
@@ -177,7 +143,7 @@ class SqlStore:
         return await self._read(lambda connection: log.read(connection, thread_key, after, limit))
 
     async def trim(self, finished_before: int, limit: int) -> int:
-        return await self._writer.run(lambda connection: log.trim(connection, finished_before, limit))
+        return await self._write(lambda connection: log.trim(connection, finished_before, limit))
 
     async def thread(self, user_id: str, thread_id: str) -> Thread | None:
         return await self._read(lambda connection: threads.thread(connection, user_id, thread_id))
@@ -194,10 +160,10 @@ class SqlStore:
         return await self._read(lambda connection: threads.summary(connection, user_id, thread_id))
 
     async def rename(self, user_id: str, thread_id: str, title: str) -> Thread | None:
-        return await self._writer.run(lambda connection: threads.rename(connection, user_id, thread_id, title))
+        return await self._write(lambda connection: threads.rename(connection, user_id, thread_id, title))
 
     async def delete(self, user_id: str, thread_id: str) -> bool:
-        return await self._writer.run(lambda connection: threads.remove(connection, user_id, thread_id))
+        return await self._write(lambda connection: threads.remove(connection, user_id, thread_id))
 
     async def messages(
         self, thread_key: int, *, before: int | None = None, after: int | None = None, limit: int
@@ -218,7 +184,7 @@ class SqlStore:
     async def mark_read(
         self, user_id: str, thread_id: str, message_id: str, device_id: str | None, at: int
     ) -> bool | None:
-        return await self._writer.run(
+        return await self._write(
             lambda connection: threads.mark_read(connection, user_id, thread_id, message_id, device_id, at)
         )
 
@@ -226,7 +192,7 @@ class SqlStore:
         return await self._read(lambda connection: log.approval(connection, user_id, approval_id))
 
     async def put_device(self, device: Device, token_id: str | None = None) -> None:
-        await self._writer.run(lambda connection: devices.put(connection, device, token_id))
+        await self._write(lambda connection: devices.put(connection, device, token_id))
 
     async def devices(self, user_id: str) -> list[Device]:
         return await self._read(lambda connection: devices.of_user(connection, user_id))
@@ -235,27 +201,28 @@ class SqlStore:
         return await self._read(lambda connection: devices.get(connection, user_id, device_id))
 
     async def remove_device(self, user_id: str, device_id: str) -> bool:
-        return await self._writer.run(lambda connection: devices.remove(connection, user_id, device_id))
+        return await self._write(lambda connection: devices.remove(connection, user_id, device_id))
 
     async def enqueue_push(self, turn_id: str, wanted: PushPlan, at: int) -> None:
-        told: outbox.Told = []
-        await self._writer.run(lambda connection: turns.enqueue_push(connection, turn_id, wanted, at, told))
+        _, told = await self._write(
+            keep_told(lambda connection, told: turns.enqueue_push(connection, turn_id, wanted, at, told))
+        )
         self._tell(told)
 
     async def release_pushes(self, at: int) -> None:
-        await self._writer.run(lambda connection: outbox.release(connection, at))
+        await self._write(lambda connection: outbox.release(connection, at))
 
     async def push_outcomes(self, turn_id: str) -> list[PushOutcome]:
         return await self._read(lambda connection: outbox.outcomes(connection, turn_id))
 
     async def put_attachment(self, attachment: Attachment, room: int) -> None:
-        await self._writer.run(lambda connection: attachments.put(connection, attachment, room))
+        await self._write(lambda connection: attachments.put(connection, attachment, room))
 
     async def attachments(self, user_id: str, ids: Sequence[str]) -> list[Attachment]:
         return await self._read(lambda connection: attachments.get(connection, user_id, ids))
 
     async def forget_unused_attachments(self, before: int) -> int:
-        return await self._writer.run(lambda connection: attachments.forget_unused(connection, before))
+        return await self._write(lambda connection: attachments.forget_unused(connection, before))
 
     async def thread_hashes(self, thread_key: int) -> set[str]:
         return await self._read(lambda connection: attachments.hashes_of_thread(connection, thread_key))
@@ -266,22 +233,21 @@ class SqlStore:
     async def search(
         self, user_id: str, words: Sequence[str], *, agent: str | None, before: str | None, limit: int
     ) -> list[Found] | None:
-        return await self._read(
-            lambda connection: searching.search(connection, user_id, words, agent=agent, before=before, limit=limit),
-            self._searcher,
+        return await self.database.search(
+            lambda connection: searching.search(connection, user_id, words, agent=agent, before=before, limit=limit)
         )
 
     async def secret(self, name: str) -> bytes:
-        return await self._writer.run(lambda connection: secrets.secret(connection, name))
+        return await self._write(lambda connection: secrets.secret(connection, name))
 
     async def add_pair_code(self, code: PairCode) -> None:
-        await self._writer.run(lambda connection: pairing.add_code(connection, code))
+        await self._write(lambda connection: pairing.add_code(connection, code))
 
     async def pair(self, code_digest: bytes, new: NewDeviceToken) -> DeviceToken | None:
         # Anybody may try codes: what is wrong costs no write.
         if not await self._read(lambda connection: pairing.is_good(connection, code_digest, new.created_at)):
             return None
-        return await self._writer.run(lambda connection: pairing.pair(connection, code_digest, new))
+        return await self._write(lambda connection: pairing.pair(connection, code_digest, new))
 
     async def all_device_tokens(self, unless: tuple[int, int] | None) -> DeviceTokens | None:
         return await self._read(lambda connection: pairing.tokens(connection, unless))
@@ -290,11 +256,11 @@ class SqlStore:
         return await self._read(lambda connection: pairing.of_user(connection, user_id))
 
     async def remove_device_token(self, user_id: str, token_id: str) -> bool:
-        return await self._writer.run(lambda connection: pairing.remove(connection, user_id, token_id))
+        return await self._write(lambda connection: pairing.remove(connection, user_id, token_id))
 
     @property
     def outbox(self) -> SqlOutbox:
-        return SqlOutbox(self._writer, self._read, self._on_push_outcome)
+        return SqlOutbox(self.database, self._on_push_outcome)
 
     async def outbox_sizes(self) -> dict[Platform, int]:
         return await self._read(outbox.sizes)

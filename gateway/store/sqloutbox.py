@@ -2,46 +2,55 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from typing import Any
+from collections.abc import Callable
+from typing import TypeVar
+
+from sqlalchemy import Connection
 
 from gateway.store import devices, outbox
-from gateway.store.writer import Writer
+from gateway.store.database import Database
 from notifications.records import Delivery, Device, Outcome, Platform
+
+T = TypeVar("T")
+
+
+def keep_told(work: Callable[[Connection, outbox.Told], T]) -> Callable[[Connection], tuple[T, outbox.Told]]:
+    """`work` as a transaction that returns its result and the outcomes that it kept: those of the try that counts."""
+
+    def once(connection: Connection) -> tuple[T, outbox.Told]:
+        told: outbox.Told = []
+        return work(connection, told), told
+
+    return once
 
 
 class SqlOutbox:
     """See `notifications.outbox.OutboxStore` for what each method promises."""
 
-    def __init__(
-        self,
-        writer: Writer,
-        read: Callable[..., Awaitable[Any]],
-        on_outcome: Callable[[Platform | None, Outcome], None],
-    ) -> None:
-        self._write = writer.run
-        self._read = read
+    def __init__(self, database: Database, on_outcome: Callable[[Platform | None, Outcome], None]) -> None:
+        self._read, self._write = database.read, database.write
         self._on_outcome = on_outcome
 
     async def lease(self, platform: Platform, *, now: int, until: int, limit: int) -> list[Delivery]:
         due = await self.next_due(platform)
         if due is None or due > now:  # most looks find nothing, and need not wait for the writer
             return []
-        told: outbox.Told = []
-        leased = await self._write(lambda connection: outbox.lease(connection, platform, now, until, limit, told))
+        leased, told = await self._write(
+            keep_told(lambda connection, told: outbox.lease(connection, platform, now, until, limit, told))
+        )
         self._tell(told)
         return leased
 
     async def next_due(self, platform: Platform) -> int | None:
-        found: int | None = await self._read(lambda connection: outbox.next_due(connection, platform))
-        return found
+        return await self._read(lambda connection: outbox.next_due(connection, platform))
 
     async def seen(self, delivery: Delivery) -> bool:
-        return bool(await self._read(lambda connection: outbox.seen(connection, delivery)))
+        return await self._read(lambda connection: outbox.seen(connection, delivery))
 
     async def settle(self, delivery: Delivery, outcome: Outcome, reason: str, *, at: int) -> None:
-        told: outbox.Told = []
-        await self._write(lambda connection: outbox.settle(connection, delivery, outcome, reason, at, told))
+        _, told = await self._write(
+            keep_told(lambda connection, told: outbox.settle(connection, delivery, outcome, reason, at, told))
+        )
         self._tell(told)
 
     async def reschedule(self, delivery: Delivery, *, due_at: int, attempts: int, reason: str) -> None:

@@ -16,6 +16,7 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    false,
     text,
 )
 
@@ -90,6 +91,10 @@ turns = Table(
     Column("usage", Json),
     Column("error", Json),
     Column("duration_ms", BigInteger),
+    Column("attempt", String),
+    Column("claimed_at", Millis),
+    Column("cancel_asked", Boolean, nullable=False, server_default=false()),
+    Column("unshown", Boolean, nullable=False, server_default=false()),
     UniqueConstraint("turn_id"),
     UniqueConstraint("thread_key", "number"),
     Index("uq_turns_user_id_client_id", "user_id", "client_id", unique=True),
@@ -107,6 +112,7 @@ turns = Table(
         sqlite_where=text("finished_at IS NULL"),
         postgresql_where=text("finished_at IS NULL"),
     ),
+    Index("ix_turns_unshown", "thread_key", sqlite_where=text("unshown = 1"), postgresql_where=text("unshown")),
     Index(None, "finished_at"),
     Index(None, "retry_of"),
 )

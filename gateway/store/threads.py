@@ -16,6 +16,7 @@ from gateway.store.rows import (
     THREAD,
     insert,
     message_of,
+    queue_up,
     select_messages,
     thread_of,
 )
@@ -53,7 +54,11 @@ TOUCH = (
 
 
 def touch(connection: Connection, thread: Thread, at: int) -> Thread:
-    """Make it the user's newest: at `at`, or right after the newest other one, so that pages cut by time lose none."""
+    """Make it the user's newest: at `at`, or right after the newest other one, so that pages cut by time lose none.
+
+    Holds the user's name in the queue `newest`, always after the thread's lock.
+    """
+    queue_up(connection, "newest", thread.user_id)
     updated_at = connection.scalars(TOUCH, {"of": thread.key, "at": at}).one()
     return msgspec.structs.replace(thread, updated_at=updated_at)
 
@@ -180,9 +185,12 @@ def mark_read(
     seen = None if mine is None else message(connection, mine.key, message_id)
     if mine is None or seen is None:
         return None
-    forward = and_(threads.c.key == mine.key, threads.c.read_position < seen.position)
-    before = connection.scalars(select(threads.c.read_position).where(threads.c.key == mine.key)).one()
-    moved = connection.execute(update(threads).where(forward).values(read_position=seen.position)).rowcount > 0
-    if moved:
-        outbox.withdraw(connection, mine, before, seen.position, device_id, at)
-    return moved
+    own = threads.c.key == mine.key
+    before = connection.scalars(select(threads.c.read_position).where(own).with_for_update()).one_or_none()
+    if before is None:
+        return None
+    if before >= seen.position:
+        return False
+    connection.execute(update(threads).where(own).values(read_position=seen.position))
+    outbox.withdraw(connection, mine, before, seen.position, device_id, at)
+    return True

@@ -5,18 +5,21 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
-from sqlalchemy import Connection, Insert, bindparam, exists, func, select, update
+import msgspec
+from sqlalchemy import Connection, Insert, Select, bindparam, exists, func, literal_column, select, update
 
 from gateway.store import attachments, outbox, steering
 from gateway.store.base import IdConflict, QueueFull, WrongAgent
 from gateway.store.log import checkpoint, restart
 from gateway.store.messages import answer_position, fingerprint, insert_message
-from gateway.store.records import Accepted, NewTurn, Outcome, PushPlan, Thread, Turn
+from gateway.store.records import Accepted, Claim, NewTurn, Outcome, PushPlan, Thread, Turn
 from gateway.store.rows import THREAD, TURN, TURNS_WITH_MESSAGE, insert, select_turns, thread_of, turn_of
 from gateway.store.tables import POSITIONS, threads, tombstones, turns
 from gateway.store.threads import lock, touch
 
-UNFINISHED: dict[str, Any] = dict.fromkeys(("finished_at", "stop_reason", "usage", "error", "duration_ms"))
+UNFINISHED: dict[str, Any] = dict.fromkeys(
+    ("finished_at", "stop_reason", "usage", "error", "duration_ms", "attempt")
+) | {"cancel_asked": False}
 
 
 class IdTaken(Exception):
@@ -38,10 +41,21 @@ QUEUE = select(
 )
 
 
+_turn = turns.c.turn_id == bindparam("turn")
+THREAD_OF = select(turns.c.thread_key).where(_turn)
+RUNNING = select_turns().where(_turn, turns.c.status == "running")
+CLAIM = (
+    update(turns)
+    .where(_turn, turns.c.status == "running", turns.c.attempt.is_(None))
+    .values(attempt=bindparam("as"), claimed_at=bindparam("since"))
+)
+UNSHOWN = select_turns().where(_of_thread, turns.c.unshown).order_by(turns.c.number)
+
+
 @cache
 def _insert_thread(dialect: str) -> Insert:
     row = insert(dialect, threads)
-    return row.on_conflict_do_nothing(index_elements=[threads.c.user_id, threads.c.thread_id]).returning(threads.c.key)
+    return row.on_conflict_do_nothing(index_elements=[threads.c.user_id, threads.c.thread_id]).returning(*THREAD)
 
 
 @cache
@@ -102,12 +116,17 @@ def _thread_for(connection: Connection, new: NewTurn) -> tuple[Thread, bool]:
         "created_at": new.at,
         "updated_at": new.at,
     }
-    key = connection.scalars(_insert_thread(connection.dialect.name), name | fields).one_or_none()
-    if key is not None:
-        buried = connection.scalars(GRAVE, name).one_or_none()
-        if buried is not None and buried >= new.epoch:
-            connection.execute(update(threads).where(threads.c.key == key).values(epoch=buried + 1))
-    return thread_of(connection.execute(THREAD_FOR_UPDATE, name).one()), key is not None
+    while (row := connection.execute(THREAD_FOR_UPDATE, name).one_or_none()) is None:
+        # If somebody else makes it just now, this waits until he has, and makes none.
+        made = connection.execute(_insert_thread(connection.dialect.name), name | fields).one_or_none()
+        if made is not None:
+            thread = thread_of(made)
+            buried = connection.scalars(GRAVE, name).one_or_none()
+            if buried is not None and buried >= new.epoch:
+                connection.execute(update(threads).where(threads.c.key == thread.key).values(epoch=buried + 1))
+                thread = msgspec.structs.replace(thread, epoch=buried + 1)
+            return thread, True
+    return thread_of(row), False
 
 
 def existing(connection: Connection, new: NewTurn) -> Accepted | None:
@@ -142,12 +161,17 @@ def existing(connection: Connection, new: NewTurn) -> Accepted | None:
 
 
 def finish(connection: Connection, outcome: Outcome, told: outbox.Told) -> Turn | None:
-    """Raises: LookupError: no such turn runs. ValueError: the checkpoint is another thread's, or leaves a gap."""
+    """Raises: LookupError: no such turn runs under this attempt, or its thread has another epoch. ValueError: the
+    checkpoint is another thread's, or leaves a gap."""
     key = connection.scalars(select(turns.c.thread_key).where(turns.c.turn_id == outcome.turn_id)).one_or_none()
     thread = None if key is None else lock(connection, key)
     ended = connection.execute(
         update(turns)
-        .where(turns.c.turn_id == outcome.turn_id, turns.c.status == "running")
+        .where(
+            turns.c.turn_id == outcome.turn_id,
+            turns.c.status == "running",
+            turns.c.attempt.is_not_distinct_from(outcome.attempt),
+        )
         .values(
             status=outcome.status,
             finished_at=outcome.at,
@@ -162,9 +186,12 @@ def finish(connection: Connection, outcome: Outcome, told: outbox.Told) -> Turn 
         raise LookupError("the turn is not running")
     if outcome.checkpoint.thread_key != thread.key:
         raise ValueError("the checkpoint is of another thread")
+    last = outcome.checkpoint
     if outcome.epoch is not None:
-        restart(connection, thread, outcome.epoch, outcome.checkpoint.segment)
-    checkpoint(connection, [outcome.checkpoint])
+        epoch = restart(connection, thread, outcome.epoch, last.segment)
+        last = msgspec.structs.replace(last, epoch=epoch)
+    if checkpoint(connection, [last]):
+        raise LookupError("others have gone on with the thread")
     position = answer_position(ended.number)
     insert_message(connection, thread.key, position, ended.answer_id, outcome.at, outcome.content)
     touch(connection, thread, outcome.at)
@@ -197,7 +224,7 @@ def cancel_queued(connection: Connection, thread_key: int, turn_id: str | None, 
     cancelled = (
         update(turns)
         .where(queued)
-        .values(status="cancelled", finished_at=at, start=thread.head)
+        .values(status="cancelled", finished_at=at, start=thread.head, unshown=True)
         .returning(turns.c.key, turns.c.number, turns.c.answer_id)
     )
     rows = connection.execute(cancelled).all()
@@ -208,6 +235,48 @@ def cancel_queued(connection: Connection, thread_key: int, turn_id: str | None, 
     keys = [row.key for row in rows]
     found = connection.execute(select_turns().where(turns.c.key.in_(keys)).order_by(turns.c.number))
     return [turn_of(row) for row in found]
+
+
+def unshown(connection: Connection, thread_key: int) -> list[Turn]:
+    found = connection.execute(UNSHOWN, {"of": thread_key})
+    return [turn_of(row) for row in found]
+
+
+def with_unshown(connection: Connection) -> list[int]:
+    return list(connection.scalars(select(turns.c.thread_key).where(turns.c.unshown).distinct()))
+
+
+def claim(connection: Connection, turn_id: str, attempt: str, at: int) -> Claim | None:
+    key = connection.scalars(THREAD_OF, {"turn": turn_id}).one_or_none()
+    thread = None if key is None else lock(connection, key)
+    if thread is None:
+        return None
+    connection.execute(CLAIM, {"turn": turn_id, "as": attempt, "since": at})
+    row = connection.execute(RUNNING, {"turn": turn_id}).one_or_none()
+    return None if row is None else Claim(thread=thread, turn=turn_of(row), unshown=unshown(connection, thread.key))
+
+
+def ask_cancel(connection: Connection, thread_key: int, turn_id: str | None) -> list[Turn]:
+    lock(connection, thread_key)
+    which = (turns.c.thread_key == thread_key) & (turns.c.status == "running")
+    if turn_id is not None:
+        which &= turns.c.turn_id == turn_id
+    keys = list(connection.scalars(update(turns).where(which).values(cancel_asked=True).returning(turns.c.key)))
+    return [turn_of(row) for row in connection.execute(select_turns().where(turns.c.key.in_(keys)))]
+
+
+def unclaimed(connection: Connection, started_before: int, limit: int) -> list[str]:
+    free = turns.c.attempt.is_(None) & (turns.c.started_at < started_before)
+    return list(connection.scalars(_running_ids(limit).where(free)))
+
+
+def claimed(connection: Connection, limit: int) -> list[str]:
+    return list(connection.scalars(_running_ids(limit).where(turns.c.attempt.is_not(None))))
+
+
+def _running_ids(limit: int) -> Select[tuple[str]]:
+    runs = turns.c.status == literal_column("'running'")  # not a parameter: Postgres then sees that its index will do
+    return select(turns.c.turn_id).where(runs).order_by(turns.c.key).limit(limit)
 
 
 def running(connection: Connection) -> list[tuple[Thread, Turn]]:

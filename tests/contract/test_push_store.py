@@ -128,7 +128,7 @@ async def test_an_end_that_is_not_stored_writes_no_row(store: Store) -> None:
     """The control of the one before: the rows are part of the very transaction that ends the turn."""
     await store.put_device(device())
     accepted = await store.accept(new("1"))
-    gap = Checkpoint(thread_key=accepted.thread.key, segment=segment(7, 9))
+    gap = Checkpoint(thread_key=accepted.thread.key, epoch=1_000, segment=segment(7, 9))
     with pytest.raises(ValueError, match=r"gap|behind|segment"):
         await store.finish(end(accepted, push=plan("u-1"), checkpoint=gap))
     with pytest.raises(LookupError):
@@ -148,10 +148,10 @@ async def test_a_push_that_cannot_be_written_leaves_the_turn_running(store_url: 
     async with SqlStore.open(store_url) as store:
         await store.put_device(device())
         accepted = await store.accept(new("1"))
-        await store._writer.run(lambda connection: connection.exec_driver_sql("ALTER TABLE outbox RENAME TO away"))
+        await store.database.write(lambda connection: connection.exec_driver_sql("ALTER TABLE outbox RENAME TO away"))
         with pytest.raises(Exception, match="outbox"):
             await store.finish(end(accepted, push=plan("u-1")))
-        await store._writer.run(lambda connection: connection.exec_driver_sql("ALTER TABLE away RENAME TO outbox"))
+        await store.database.write(lambda connection: connection.exec_driver_sql("ALTER TABLE away RENAME TO outbox"))
         found = await store.turn("alice", "u-1")
         assert found is not None
         assert found[1].status == "running"
@@ -199,7 +199,7 @@ async def test_every_outcome_that_is_kept_is_told_once_and_after_its_commit(stor
         await finished(store, "2")
         assert heard[1:] == [("ios", "suppressed")]
         accepted = await store.accept(new("3"))
-        gap = Checkpoint(thread_key=accepted.thread.key, segment=segment(70, 90))
+        gap = Checkpoint(thread_key=accepted.thread.key, epoch=1_000, segment=segment(70, 90))
         with pytest.raises(ValueError, match=r"gap|behind|segment"):
             await store.finish(end(accepted, push=plan("u-3"), checkpoint=gap))
         assert len(heard) == 2, "what was undone was not"
@@ -255,7 +255,9 @@ async def test_an_approval_is_seen_once_it_is_resolved(store: Store) -> None:
     assert not await store.outbox.seen(row), "not even stored yet"
     for resolved_at in (None, 5_600):
         record = replace(approval, resolved_at=resolved_at, decision=resolved_at and "approved")
-        await store.checkpoint([Checkpoint(thread_key=accepted.thread.key, segment=None, approvals=[record])])
+        await store.checkpoint(
+            [Checkpoint(thread_key=accepted.thread.key, epoch=1_000, segment=None, approvals=[record])]
+        )
         assert await store.outbox.seen(row) is (resolved_at is not None)
     await store.enqueue_push("u-none", plan("u-none"), 5_500)
     assert await store.outbox_sizes() == {"ios": 1, "android": 0, "web": 0, "ntfy": 0}

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from msgspec.structs import replace
-from sqlalchemy import create_engine, text
+from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError
 
 from gateway.store.base import IdConflict, QueueFull, Store, StoreUnavailable, WrongAgent
@@ -83,7 +83,7 @@ def end(accepted: Accepted | Turn, first: int | None = None, last: int | None = 
         "error": None,
         "duration_ms": 7,
         "at": 6_000,
-        "checkpoint": Checkpoint(thread_key=turn.thread_key, segment=piece),
+        "checkpoint": Checkpoint(thread_key=turn.thread_key, epoch=1_000, segment=piece),
     }
     return Outcome(**fields | changes)
 
@@ -272,10 +272,7 @@ async def test_a_thousand_ids_sent_up_to_five_times_at_once_make_a_thousand_turn
 async def test_without_the_unique_index_the_same_sends_make_duplicates(store_url: str) -> None:
     """The control: it is the index that the test above depends on."""
     async with SqlStore.open(store_url) as one, SqlStore.open(store_url) as two:
-        database = create_engine(store_url)
-        with database.begin() as connection:
-            connection.execute(text("DROP INDEX uq_turns_user_id_client_id"))
-        database.dispose()
+        await one.database.write(lambda connection: connection.execute(text("DROP INDEX uq_turns_user_id_client_id")))
         accepted = await accept_everything([one, two], 100, seed=1)
         assert Counter(answer.duplicate for answer in accepted)[False] > 100
 
@@ -438,12 +435,10 @@ async def test_the_database_itself_refuses_a_second_running_turn(store_url: str)
     async with SqlStore.open(store_url) as store:
         await store.accept(new("1"))
         await store.accept(new("2"))
-        database = create_engine(store_url)
-        try:
-            with database.connect() as connection, pytest.raises(IntegrityError):
-                connection.execute(text("UPDATE turns SET status = 'running'"))
-        finally:
-            database.dispose()
+        with pytest.raises(IntegrityError):
+            await store.database.write(
+                lambda connection: connection.execute(text("UPDATE turns SET status = 'running'"))
+            )
 
 
 async def test_many_starts_at_once_start_one(store_url: str) -> None:
@@ -484,11 +479,11 @@ async def test_a_checkpoint_moves_heads_and_keeps_sessions(store: Store) -> None
     one, two = await store.accept(new("1")), await store.accept(new("2", thread_id="t2"))
     await store.checkpoint(
         [
-            Checkpoint(thread_key=one.thread.key, segment=segment(1, 3), session={"id": [1, None]}),
-            Checkpoint(thread_key=two.thread.key, segment=segment(1, 1)),
+            Checkpoint(thread_key=one.thread.key, epoch=1_000, segment=segment(1, 3), session={"id": [1, None]}),
+            Checkpoint(thread_key=two.thread.key, epoch=1_000, segment=segment(1, 1)),
         ]
     )
-    await store.checkpoint([Checkpoint(thread_key=one.thread.key, segment=segment(4, 9))])
+    await store.checkpoint([Checkpoint(thread_key=one.thread.key, epoch=1_000, segment=segment(4, 9))])
     thread = await store.thread("alice", "t")
     assert thread is not None
     assert (thread.head, thread.session) == (9, {"id": [1, None]})
@@ -500,7 +495,7 @@ async def test_a_checkpoint_moves_heads_and_keeps_sessions(store: Store) -> None
 async def test_segments_come_whole_in_order_and_no_more_than_asked(store: Store) -> None:
     key = (await store.accept(new("1"))).thread.key
     pieces = [segment(1, 3, b"abc"), segment(4, 4, b""), segment(5, 9, bytes(range(256)))]
-    await store.checkpoint([Checkpoint(thread_key=key, segment=piece) for piece in pieces])
+    await store.checkpoint([Checkpoint(thread_key=key, epoch=1_000, segment=piece) for piece in pieces])
     assert await store.segments(key, 0, 9) == pieces
     assert await store.segments(key, 2, 9) == pieces
     assert await store.segments(key, 3, 9) == pieces[1:]
@@ -514,8 +509,8 @@ async def test_segments_come_whole_in_order_and_no_more_than_asked(store: Store)
 async def test_a_checkpoint_that_leaves_a_gap_is_refused_whole(store: Store) -> None:
     one, two = await store.accept(new("1")), await store.accept(new("2", thread_id="t2"))
     batch = [
-        Checkpoint(thread_key=one.thread.key, segment=segment(1, 3)),
-        Checkpoint(thread_key=two.thread.key, segment=segment(2, 3)),
+        Checkpoint(thread_key=one.thread.key, epoch=1_000, segment=segment(1, 3)),
+        Checkpoint(thread_key=two.thread.key, epoch=1_000, segment=segment(2, 3)),
     ]
     with pytest.raises(ValueError, match="gap"):
         await store.checkpoint(batch)
@@ -528,7 +523,7 @@ async def test_a_checkpoint_that_leaves_a_gap_is_refused_whole(store: Store) -> 
 async def test_a_checkpoint_written_again_is_stored_once_and_may_have_grown(store: Store) -> None:
     key = (await store.accept(new("1"))).thread.key
     for last in (3, 3, 5, 4):
-        await store.checkpoint([Checkpoint(thread_key=key, segment=segment(1, last))])
+        await store.checkpoint([Checkpoint(thread_key=key, epoch=1_000, segment=segment(1, last))])
     assert await log_of(store, key) == [(1, 5)]
     thread = await store.thread_by_key(key)
     assert thread is not None
@@ -539,7 +534,7 @@ async def test_a_checkpoint_of_a_deleted_thread_is_passed_over(store: Store) -> 
     gone, kept = await store.accept(new("1")), await store.accept(new("2", thread_id="t2"))
     await store.delete("alice", "t")
     await store.checkpoint(
-        [Checkpoint(thread_key=accepted.thread.key, segment=segment(1, 2)) for accepted in (gone, kept)]
+        [Checkpoint(thread_key=accepted.thread.key, epoch=1_000, segment=segment(1, 2)) for accepted in (gone, kept)]
     )
     assert await log_of(store, gone.thread.key) == []
     assert await log_of(store, kept.thread.key) == [(1, 2)]
@@ -548,7 +543,7 @@ async def test_a_checkpoint_of_a_deleted_thread_is_passed_over(store: Store) -> 
 async def test_a_new_epoch_drops_the_older_segments_and_counts_on_from_the_checkpoint(store: Store) -> None:
     accepted = await store.accept(new("1"))
     key = accepted.thread.key
-    await store.checkpoint([Checkpoint(thread_key=key, segment=segment(1, 7))])
+    await store.checkpoint([Checkpoint(thread_key=key, epoch=1_000, segment=segment(1, 7))])
     await store.accept(new("2"))
     following = await store.finish(end(accepted, 20, 22, status="interrupted", epoch=3_000))
     thread = await store.thread_by_key(key)
@@ -571,13 +566,13 @@ async def test_trim_forgets_only_a_prefix_of_ended_turns(store: Store) -> None:
     key = first.thread.key
     await store.accept(new("2"))
     await store.accept(new("3"))
-    await store.checkpoint([Checkpoint(thread_key=key, segment=segment(1, 2))])
+    await store.checkpoint([Checkpoint(thread_key=key, epoch=1_000, segment=segment(1, 2))])
     second = await store.finish(end(first, 3, 4, at=DAY))
     assert second is not None
-    await store.checkpoint([Checkpoint(thread_key=key, segment=segment(5, 6))])
+    await store.checkpoint([Checkpoint(thread_key=key, epoch=1_000, segment=segment(5, 6))])
     third = await store.finish(end(second, 7, 8, at=2 * DAY))
     assert third is not None
-    await store.checkpoint([Checkpoint(thread_key=key, segment=segment(9, 10))])
+    await store.checkpoint([Checkpoint(thread_key=key, epoch=1_000, segment=segment(9, 10))])
 
     assert await store.trim(DAY, 100) == 0
     assert await store.trim(DAY + 1, 1) == 1
@@ -598,7 +593,7 @@ async def test_trim_keeps_a_segment_that_also_holds_events_of_a_later_turn(store
     key = first.thread.key
     await store.finish(end(first, 1, 4, at=DAY))
     second = await store.accept(new("2"))
-    await store.checkpoint([Checkpoint(thread_key=key, segment=segment(1, 6))])
+    await store.checkpoint([Checkpoint(thread_key=key, epoch=1_000, segment=segment(1, 6))])
     assert second.turn.start == 4
     assert await store.trim(9 * DAY, 100) == 0
 
@@ -714,7 +709,9 @@ async def test_deleting_takes_all_that_belongs_to_the_thread(store_url: str) -> 
         first = await store.accept(new("1"))
         await store.accept(new("2"))
         asked = approval("p1", "u-1")
-        point = Checkpoint(thread_key=first.thread.key, segment=segment(1, 2), session={}, approvals=[asked])
+        point = Checkpoint(
+            thread_key=first.thread.key, epoch=1_000, segment=segment(1, 2), session={}, approvals=[asked]
+        )
         await store.checkpoint([point])
         assert await store.delete("alice", "t") is True
         assert await store.delete("alice", "t") is False
@@ -723,12 +720,9 @@ async def test_deleting_takes_all_that_belongs_to_the_thread(store_url: str) -> 
         with pytest.raises(LookupError):
             await store.finish(end(first))
         assert [thread.key for thread, _ in await store.running()] == [kept.thread.key]
-        database = create_engine(store_url)
-        with database.connect() as connection:
-            for table in ("turns", "messages", "segments", "approvals"):
-                others = text(f"SELECT count(*) FROM {table} WHERE thread_key <> :key")  # noqa: S608  # no input
-                assert connection.execute(others, {"key": kept.thread.key}).scalar_one() == 0
-        database.dispose()
+        for table in ("turns", "messages", "segments", "approvals"):
+            others = text(f"SELECT count(*) FROM {table} WHERE thread_key <> {kept.thread.key}")  # noqa: S608  # no input
+            assert await store.database.read(lambda connection, q=others: connection.execute(q).scalar_one()) == 0
 
 
 async def test_a_thread_made_again_reuses_neither_epoch_nor_key(store: Store) -> None:
@@ -768,7 +762,7 @@ async def test_an_approval_is_kept_as_it_stands_and_its_first_decision_stays(sto
     key = (await store.accept(new("1"))).thread.key
 
     async def keep(one: Approval) -> Approval | None:
-        await store.checkpoint([Checkpoint(thread_key=key, segment=None, approvals=[one])])
+        await store.checkpoint([Checkpoint(thread_key=key, epoch=1_000, segment=None, approvals=[one])])
         return await store.approval("alice", one.approval_id)
 
     asked = approval("p1", "u-1")
@@ -816,7 +810,13 @@ async def test_opening_says_nothing_on_standard_output(store_url: str, capfd: py
 
 
 async def test_a_url_that_is_no_use_is_refused_without_its_secrets() -> None:
-    for url in ("mysql://root:hunter2@host/db", "hunter2", "sqlite://"):
+    for url in (
+        "mysql://root:hunter2@host/db",
+        "hunter2",
+        "sqlite://",
+        "postgres://root:hunter2@host:port/db",
+        "postgres://root:hunter2@host/db?sslmode=hunter2",
+    ):
         with pytest.raises(ValueError, match="database URL") as caught:
             async with SqlStore.open(url):
                 pass

@@ -17,7 +17,7 @@ from gateway.connection import Connection
 from gateway.eventlog.local import LocalEventLog
 from gateway.hub import Hub
 from gateway.metrics import Metrics
-from gateway.nodes.control import Control
+from gateway.nodes.control import Control, Solo
 from gateway.notices import Notices
 from gateway.protocol import MessageBody
 from gateway.pushing import Pushing
@@ -71,7 +71,8 @@ class Parts:
         """The turn as stored, once it has ended."""
         async with asyncio.timeout(within):
             while True:
-                if (running := self.runner.turn(accepted.turn.turn_id)) is not None:
+                running = self.runner.in_thread(accepted.thread.key)
+                if running is not None and running.turn_id == accepted.turn.turn_id:
                     await running.ended.wait()
                 found = await self.store.turn(accepted.thread.user_id, accepted.turn.turn_id)
                 assert found is not None
@@ -166,7 +167,7 @@ async def engine(
             attachments = Attachments(store, tmp_path / "attachments", 2**20, 2**22)
             notices, frame_bytes = Notices(store, hub, pushing, control), made.limits.server_frame_bytes
             runner = LocalRunner(store, logs, agents, attachments, approvals, notices, pushing, metrics, frame_bytes)
-            async with runner, TurnEngine(made, store, agents, attachments, notices, runner) as turns:
+            async with runner, TurnEngine(made, store, agents, attachments, notices, runner, control or Solo()) as turns:
                 await runner.recover()
                 resume = Resume(store, logs, metrics, frame_bytes)
                 yield Parts(made, store, logs, approvals, notices, runner, turns, resume, hub, metrics, scripted)

@@ -24,11 +24,12 @@ class Unreliable(SqlStore):
     loading: asyncio.Event | None = None
     fail_load = False
 
-    async def checkpoint(self, batch: Sequence[Checkpoint]) -> None:
+    async def checkpoint(self, batch: Sequence[Checkpoint]) -> set[int]:
         if self.down:
             raise StoreUnavailable
-        await super().checkpoint(batch)
+        fenced = await super().checkpoint(batch)
         self.written.append((time.monotonic(), len(batch)))
+        return fenced
 
     async def thread_by_key(self, thread_key: int) -> Thread | None:
         self.loads += 1

@@ -169,7 +169,6 @@ def test_a_wrong_value_is_named_and_never_repeated(home: Path, sources: dict[str
 @pytest.mark.parametrize(
     ("variable", "value"),
     [
-        ("AGENTLINE_REDIS_URL", f"redis://:{SECRET}@h"),
         ("AGENTLINE_AUTH__JWT", f'{{"secret": "{SECRET}", "algorithms": ["HS256"]}}'),
         ("AGENTLINE_PUSH__APNS", '{"key_path": "k", "key_id": "k", "team_id": "t", "topic": "o"}'),
         ("AGENTLINE_PUSH__FCM", '{"credentials_path": "c"}'),
@@ -185,6 +184,24 @@ def test_a_feature_that_is_not_there_yet_stops_the_start(home: Path, variable: s
         assert (
             refusal(home, **{variable: value}) == f"{variable} is not supported by this version ({UNSUPPORTED[dotted]})"
         )
+
+
+NODES = {"AGENTLINE_DATABASE_URL": "postgresql://u:p@h/db", "AGENTLINE_REDIS_URL": f"redis://:{SECRET}@h:6379/1"}
+
+
+def test_a_redis_url_makes_one_of_many_nodes_and_wants_a_database_that_they_can_share(home: Path) -> None:
+    assert load(home, **NODES, AGENTLINE_RUN_TURNS="false").run_turns is False
+    alone = {"AGENTLINE_REDIS_URL": NODES["AGENTLINE_REDIS_URL"]}
+    assert "redis_url is for many nodes" in refusal(home, **alone)
+    assert "run_turns can be false only with a redis_url" in refusal(home, AGENTLINE_RUN_TURNS="false")
+
+
+@pytest.mark.parametrize(
+    "url", ["h:6379", "http://h", "redis://", f"redis://:{SECRET}@h:0", "redis://h/x", "redis://h:99999"]
+)
+def test_a_redis_url_that_is_none_is_refused_without_repeating_it(home: Path, url: str) -> None:
+    said = refusal(home, **NODES | {"AGENTLINE_REDIS_URL": url})
+    assert said == "AGENTLINE_REDIS_URL is wrong: must be a URL such as redis://:password@host:6379/0"
 
 
 def test_agents_are_merged_by_name_over_the_defaults_and_over_all_sources(home: Path) -> None:

@@ -445,10 +445,10 @@ class Flaky(SqlStore):
             raise StoreUnavailable
         return await super().finish(outcome)
 
-    async def checkpoint(self, batch: Any) -> None:
+    async def checkpoint(self, batch: Any) -> set[int]:
         if self.down:
             raise StoreUnavailable
-        await super().checkpoint(batch)
+        return await super().checkpoint(batch)
 
 
 async def test_done_waits_for_the_store_and_comes_once(tmp_path: Path) -> None:
@@ -492,6 +492,25 @@ async def test_nothing_is_accepted_while_draining_and_what_runs_is_interrupted_i
         assert found[1].status == "queued"
     async with engine(store, tmp_path, a=says("later")) as parts:  # the next process goes on with what waited
         assert (await parts.ended(waiting)).status == "completed"
+
+
+async def test_a_turn_cancelled_in_the_queue_right_before_a_crash_gets_its_end_shown_after_it(
+    store: SqlStore, tmp_path: Path
+) -> None:
+    async with engine(store, tmp_path, a=Held()) as parts:
+        await parts.submit(thread_id="t")
+        waiting = await parts.submit("never mind", thread_id="t")
+        await store.cancel_queued(waiting.thread.key, waiting.turn.turn_id, 7_000)  # and the process dies here
+    async with engine(store, tmp_path, a=says("x")) as parts:
+        phone = parts.client()
+        thread = await store.thread_by_key(waiting.thread.key)
+        assert thread is not None
+        start = next(s for s in await store.segments(thread.key, 0, 10)).first - 1
+        await phone.attach("t", Position(thread.epoch, start).cursor)
+        ends = [await phone.until("done"), await phone.until("done")]
+        assert [(done["turn_id"], done["status"]) for done in ends][1] == (waiting.turn.turn_id, "cancelled")
+        assert await store.unshown(waiting.thread.key) == []
+        assert await store.with_unshown() == []
 
 
 async def test_a_turn_that_ends_in_time_is_completed_by_a_drain(store: SqlStore, tmp_path: Path) -> None:

@@ -1,0 +1,157 @@
+"""Writing the events of the turns that run here to their streams, for those who follow on other nodes.
+
+ThreadLog.append wakes local followers, and this one ────▶ XADD, a batch for each log that has grown
+
+What is appended while Redis answers goes with the next batch: nothing waits for a timer, and no local reader for Redis.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import Any
+
+import structlog
+from redis.exceptions import ResponseError
+
+from gateway.eventlog.log import ThreadLog
+from gateway.eventlog.stream import KEPT_MS, fields_of, key_of, place
+from gateway.nodes.link import RETRY_SECONDS, RedisDown, RedisLink
+
+EVENTS_AT_ONCE = 512
+"""In one entry at most."""
+LOGS_AT_ONCE = 64
+KEEP_SECONDS = 600.0
+"""Between two prolongations of a stream's life."""
+
+_log = structlog.get_logger(__name__)
+
+
+class Shipment:
+    """What of one owned log is on its way: a follower, whose position moves when Redis has the events."""
+
+    __slots__ = ("_mark", "attempt", "epoch", "kept_at", "log", "marked", "refused", "shipped", "waiters")
+
+    def __init__(self, log: ThreadLog, attempt: str, mark: Callable[[Shipment], None]) -> None:
+        self.log = log
+        self.attempt = attempt
+        self.epoch = log.epoch
+        self.shipped = log.head
+        """Offset of the last event that Redis has."""
+        self.refused = False
+        """Another node has gone on with this log: nothing more is written."""
+        self.marked = False
+        self.kept_at = 0.0
+        self.waiters: list[asyncio.Future[None]] = []
+        """Of those who wait until all is written, or nothing will be any more."""
+        self._mark = mark
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing is left to write."""
+        return self.refused or self.log.epoch != self.epoch or self.shipped >= self.log.head
+
+    def wake(self) -> None:
+        if not self.marked and not self.refused:
+            self._mark(self)
+
+
+class Shipper:
+    """The one writer of this node: one request under way, with all that was appended since the last."""
+
+    def __init__(self, link: RedisLink, on_refused: Callable[[ThreadLog], None]) -> None:
+        """`on_refused` is called when Redis refuses a log's events because somebody else has gone on with it."""
+        self._link = link
+        self._on_refused = on_refused
+        self._marked: list[Shipment] = []
+        self._news = asyncio.Event()
+
+    def begin(self, log: ThreadLog, attempt: str) -> Shipment:
+        """Write what is appended to `log` from now on."""
+        shipment = Shipment(log, attempt, self._mark)
+        log.add_follower(shipment)
+        return shipment
+
+    def end(self, shipment: Shipment) -> None:
+        """Write no more than what is there now."""
+        shipment.log.remove_follower(shipment)
+
+    async def flush(self, shipment: Shipment) -> None:
+        """Return when all that was appended is written, or nothing will be any more. The caller sets the deadline."""
+        if not shipment.over:
+            waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            shipment.waiters.append(waiter)
+            await waiter
+
+    def _mark(self, shipment: Shipment) -> None:
+        shipment.marked = True
+        self._marked.append(shipment)
+        self._news.set()
+
+    async def run(self) -> None:
+        """Run until cancelled."""
+        while True:
+            await self._news.wait()
+            batch = self._marked[:LOGS_AT_ONCE]
+            del self._marked[:LOGS_AT_ONCE]
+            if not self._marked:
+                self._news.clear()
+            for shipment in batch:
+                shipment.marked = False
+            try:
+                await self._ship([one for one in batch if not one.over])
+            except RedisDown:
+                for shipment in batch:
+                    shipment.wake()
+                await asyncio.sleep(RETRY_SECONDS)
+            for shipment in batch:
+                if not shipment.over:
+                    shipment.wake()
+                else:
+                    for waiter in shipment.waiters:
+                        if not waiter.done():
+                            waiter.set_result(None)
+                    shipment.waiters.clear()
+
+    async def _ship(self, shipments: list[Shipment]) -> None:
+        if not shipments:
+            return
+        pipeline = self._link.client.pipeline(transaction=False)
+        ends = []
+        for shipment in shipments:
+            log = shipment.log
+            first = max(shipment.shipped, log.base) + 1  # what was forgotten meanwhile, the store has
+            events = log.events[first - log.base - 1 : first - log.base - 1 + EVENTS_AT_ONCE]
+            last = first + len(events) - 1
+            ends.append(last)
+            key = key_of(log.key)
+            fields = fields_of(events, first, log.durable, shipment.attempt)
+            behind = place(log.epoch, log.durable)
+            pipeline.execute_command("XADD", key, "MINID", "~", behind, place(log.epoch, last), *fields)
+        now = time.monotonic()
+        for shipment in shipments:
+            if now - shipment.kept_at > KEEP_SECONDS:
+                shipment.kept_at = now
+                pipeline.execute_command("PEXPIRE", key_of(shipment.log.key), KEPT_MS)
+        answers: list[Any] = await self._link.ask(pipeline.execute(raise_on_error=False))
+        for shipment, last, answer in zip(shipments, ends, answers, strict=False):
+            if isinstance(answer, ResponseError):
+                await self._refused(shipment, last, answer)
+            else:
+                shipment.shipped = last
+
+    async def _refused(self, shipment: Shipment, last: int, answer: ResponseError) -> None:
+        """Redis has a later entry: our own, whose answer was lost, or that of a node that has taken over."""
+        if "equal or smaller" not in str(answer):
+            self._link.failed(answer)
+            raise RedisDown(str(answer))
+        newest = await self._link.run("XREVRANGE", key_of(shipment.log.key), "+", "-", "COUNT", 1)
+        for entry_id, fields in newest:
+            epoch, _, offset = entry_id.partition(b"-")
+            if fields.get(b"attempt") == shipment.attempt.encode() and int(epoch) == shipment.epoch:
+                shipment.shipped = max(last, int(offset))
+                return
+        _log.info("log_fenced", thread_id=shipment.log.thread_id)
+        shipment.refused = True
+        self._on_refused(shipment.log)

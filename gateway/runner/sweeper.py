@@ -1,0 +1,81 @@
+"""Finds what is in the store and should be in the queue, but is not: somebody died, or Redis did, or forgot.
+
+One node sweeps at a time; that two do is no harm, for a turn is queued once however often it is asked for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import structlog
+from redis.exceptions import ResponseError
+
+from gateway.clock import now
+from gateway.errors import StoreUnavailable
+from gateway.nodes.link import RETRY_SECONDS, RedisDown, RedisLink
+from gateway.nodes.queue import TurnQueue
+from gateway.store.base import Store
+
+SWEEP_SECONDS = 1.0
+RARELY = 10
+"""Every so many sweeps what is claimed is looked at as well, which is queued unless Redis has lost it."""
+YOUNG_MS = 1000
+"""A turn that became the running one so lately is being queued by whoever accepted it."""
+TURNS_AT_ONCE = 1000
+SWEEPER = "{agentline}:sweeper"
+
+_log = structlog.get_logger(__name__)
+
+
+class Sweeper:
+    """Run it on every node."""
+
+    def __init__(
+        self, store: Store, queue: TurnQueue, link: RedisLink, show_cancelled: Callable[[int], Awaitable[bool]]
+    ) -> None:
+        self._store = store
+        self._queue = queue
+        self._link = link
+        self._show_cancelled = show_cancelled
+
+    async def run(self) -> None:
+        """Run until cancelled."""
+        count = 0
+        while True:
+            try:
+                if await self._elected():
+                    await self.sweep(thorough=count % RARELY == 0)
+                    count += 1
+                else:
+                    count = 0
+            except RedisDown:
+                count = 0  # it may have lost something: look thoroughly once it is back
+                await asyncio.sleep(RETRY_SECONDS)
+                continue
+            except (StoreUnavailable, ResponseError) as error:
+                _log.warning("not_swept", reason=str(error))
+            await asyncio.sleep(SWEEP_SECONDS)
+
+    async def _elected(self) -> bool:
+        """Whether this node is the one that sweeps; it stays so while it does."""
+        until = round(SWEEP_SECONDS * 3000)
+        if await self._link.run("SET", SWEEPER, self._link.node_id, "NX", "PX", until) is not None:
+            return True
+        if await self._link.run("GET", SWEEPER) != self._link.node_id.encode():
+            return False
+        await self._link.run("PEXPIRE", SWEEPER, until)
+        return True
+
+    async def sweep(self, *, thorough: bool) -> None:
+        """Queue what nobody runs. Raises `RedisDown`, `StoreUnavailable`."""
+        await self._queue.enqueue(await self._store.unclaimed(now() - YOUNG_MS, TURNS_AT_ONCE))
+        for thread in await self._store.waiting():
+            following = await self._store.start_next(thread.key, now())
+            if following is not None:
+                await self._queue.enqueue([following.turn_id])
+        for thread_key in await self._store.with_unshown():
+            await self._show_cancelled(thread_key)
+        if thorough:
+            await self._queue.enqueue(await self._store.claimed(TURNS_AT_ONCE))
+            await self._queue.forget_nodes()

@@ -1,0 +1,154 @@
+"""The gateway with one of its guarantees switched off: `python -m tests.cluster.sabotage NAME serve --port 0`.
+
+Each function here patches the product inside its own process and nowhere else. A test that passes all the same does not
+look at what it says it looks at.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+
+__all__ = ["SABOTAGES"]
+
+
+def lose_pieces() -> None:
+    """Every 20th frame of text is never sent."""
+    from gateway.follow import Follow
+
+    take = Follow.take
+    count = 0
+
+    def losing(self: Follow) -> str | None:
+        nonlocal count
+        frame = take(self)
+        if frame is not None and '"type":"message"' in frame:
+            count += 1
+            if count % 20 == 0:
+                return take(self)
+        return frame
+
+    Follow.take = losing  # type: ignore[method-assign]  # that is what it is for
+
+
+def lose_mirrored_pieces() -> None:
+    """A mirror loses the text of every 10th piece."""
+    import msgspec
+
+    import gateway.eventlog.mirroring
+    from gateway.eventlog.log import ThreadLog
+    from gateway.eventlog.mirroring import append
+    from gateway.protocol import Event, Message
+
+    count = 0
+
+    def losing(log: ThreadLog, event: Event) -> None:
+        nonlocal count
+        if isinstance(event, Message):
+            count += 1
+            if count % 10 == 0:
+                event = msgspec.structs.replace(event, content="")
+        append(log, event)
+
+    gateway.eventlog.mirroring.append = losing
+
+
+def forget_ids() -> None:
+    """A message's own id is not stored, so that nobody knows it again."""
+    import msgspec
+
+    from gateway.store.records import Accepted, NewTurn
+    from gateway.store.sql import SqlStore
+
+    accept = SqlStore.accept
+
+    async def forgetting(self: SqlStore, new: NewTurn) -> Accepted:
+        return await accept(self, msgspec.structs.replace(new, client_id=None))
+
+    SqlStore.accept = forgetting  # type: ignore[method-assign]  # that is what it is for
+
+
+def no_claims() -> None:
+    """Whoever asks for a turn gets it, also if another node has it."""
+    import msgspec
+
+    from gateway.store.records import Claim
+    from gateway.store.sql import SqlStore
+
+    claim = SqlStore.claim
+
+    async def granted(self: SqlStore, turn_id: str, attempt: str, at: int) -> Claim | None:
+        found = await claim(self, turn_id, attempt, at)
+        if found is None:
+            return None
+        return msgspec.structs.replace(found, turn=msgspec.structs.replace(found.turn, attempt=attempt))
+
+    SqlStore.claim = granted  # type: ignore[method-assign]  # that is what it is for
+
+
+def no_takeover() -> None:
+    """Leases that have run out are nobody's business."""
+    from gateway.nodes.queue import Entry, TurnQueue
+
+    async def none(self: TurnQueue, lease_ms: int, count: int = 100) -> list[Entry]:
+        return []
+
+    TurnQueue.overdue = none  # type: ignore[method-assign]  # that is what it is for
+
+
+def no_fences() -> None:
+    """A zombie is not told that it was replaced, neither by Redis nor by the store."""
+    from gateway.eventlog.log import ThreadLog
+    from gateway.eventlog.streamed import StreamedEventLog
+
+    def unimpressed(self: StreamedEventLog, log: ThreadLog) -> None:
+        pass
+
+    StreamedEventLog._refused = unimpressed  # type: ignore[method-assign]  # that is what it is for
+    StreamedEventLog.fenced = unimpressed  # type: ignore[method-assign]  # that is what it is for
+
+
+def steerable() -> None:
+    """No sabotage: one more provider, which says what it is told while it runs, until it is told `stop`."""
+    from collections.abc import AsyncGenerator, Mapping
+    from typing import Any
+
+    import gateway.agents
+    from providers import Completed, Event, TextDelta, Turn
+    from providers.base import Capability
+    from providers.registry import create
+
+    class Steerable:
+        name = "steerable"
+        capabilities: frozenset[Capability] = frozenset(("steer",))
+
+        async def stream(self, turn: Turn, /) -> AsyncGenerator[Event]:
+            yield TextDelta("a", "begun")
+            async for message in turn.steering:
+                yield TextDelta("a", f", {message.content}")
+                if message.content == "stop":
+                    break
+            yield Completed()
+
+    def create_or_steer(name: str, options: Mapping[str, Any]) -> Any:
+        return Steerable() if name == "steerable" else create(name, options)
+
+    gateway.agents.create = create_or_steer  # type: ignore[attr-defined]  # where it is looked up
+
+
+SABOTAGES: dict[str, Callable[[], None]] = {
+    "forget-ids": forget_ids,
+    "lose-mirrored-pieces": lose_mirrored_pieces,
+    "lose-pieces": lose_pieces,
+    "no-claims": no_claims,
+    "no-fences": no_fences,
+    "no-takeover": no_takeover,
+    "steerable": steerable,
+}
+
+
+if __name__ == "__main__":
+    from gateway.cli import main
+
+    SABOTAGES[sys.argv[1]]()
+    sys.exit(main(sys.argv[2:]))

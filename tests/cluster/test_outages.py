@@ -1,0 +1,364 @@
+"""Postgres or Redis is gone for a while, for all nodes or for one: what was accepted stays, and all heals by itself."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import httpx2
+import pytest
+
+from tests.client import Client
+from tests.cluster.audit import Ledger, audited
+from tests.cluster.device import Device
+from tests.cluster.nodes import Cluster, Node
+from tests.cluster.upstream import Upstream, asking
+from tests.postgres_server import PostgresServer
+from tests.redis_server import RedisServer
+
+USERS = [f"user{number}" for number in range(4)]
+ANSWER_SECONDS = 6.0
+"""Within which a node must say that it cannot."""
+HEALED_SECONDS = 10.0
+"""Within which everything must be as before, once what was gone is back."""
+
+Outage = Callable[[], AbstractAsyncContextManager[None]]
+
+
+@dataclass
+class Seen:
+    """What was found while devices talked through an outage."""
+
+    ledger: Ledger
+    devices: list[Device]
+    begin: float
+    end: float
+    """Of the outage, as `time.time()`."""
+    health: dict[str, list[tuple[float, int, str]]] = field(default_factory=dict)
+    """By node: when, HTTP status, status in words."""
+    healed: float = 0.0
+    """Seconds from the end of the outage until every node was well."""
+
+    def during(self, node: str, settled: float = 1.0) -> set[tuple[int, str]]:
+        """What the node said of itself during the outage, but for its begin."""
+        return {(code, said) for at, code, said in self.health[node] if self.begin + settled < at < self.end}
+
+    @property
+    def accepted(self) -> list[str]:
+        """What was accepted during the outage."""
+        return [s.id for d in self.devices for s in d.sent if self.begin + 0.2 < s.at < self.end]
+
+    def pieces_while_down(self, device: Device) -> int:
+        """How many frames of text came to the device during the outage."""
+        frames = zip(device.client.frames, device.client.arrivals, strict=True)
+        offset = time.time() - time.monotonic()
+        return sum(f["type"] == "message" and self.begin + 0.5 < at + offset < self.end for f, at in frames)
+
+
+async def watching(node: Node, seen: list[tuple[float, int, str]]) -> None:
+    """Ask for its health until cancelled."""
+    async with httpx2.AsyncClient(timeout=8, trust_env=False) as http:
+        while True:
+            with contextlib.suppress(httpx2.HTTPError):
+                answer = await http.get(f"{node.url}/api/health")
+                seen.append((time.time(), answer.status_code, answer.json()["status"]))
+            await asyncio.sleep(0.2)
+
+
+async def talking(device: Device, over: asyncio.Event, seed: int) -> None:
+    rng = random.Random(f"{seed} {device.name}")
+    number = 0
+    while number == 0 or not over.is_set():
+        marker = f"s{seed}-{device.name}-{number}"
+        content = asking(marker, pieces=rng.randint(10, 40), interval=0.05)
+        sent = await device.send(content, thread_id=f"{device.name}-{number % 2}", id=marker, within=60)
+        number += 1
+        if rng.random() < 0.5:
+            await device.ended(sent.turn_id, within=60)
+        await asyncio.sleep(rng.uniform(0.1, 0.6))
+    for sent in device.sent:
+        await device.ended(sent.turn_id, within=60)
+
+
+async def through(cluster: Cluster, outage: Outage, seconds: float, seed: int) -> Seen:
+    """Devices that stay on their nodes talk before, during and behind an outage. Everything is audited."""
+    await cluster.start()
+    over = asyncio.Event()
+    async with contextlib.AsyncExitStack() as stack:
+        devices = []
+        for number, user in enumerate(USERS):
+            here = [cluster.nodes[number % len(cluster.nodes)].url]
+            device = Device(f"phone{number}", here.copy, cluster.tokens[user], seed=seed, patience=None)
+            devices.append(await stack.enter_async_context(device))
+        health: dict[str, list[tuple[float, int, str]]] = {node.name: [] for node in cluster.nodes}
+        watches = [asyncio.create_task(watching(node, health[node.name])) for node in cluster.nodes]
+        stack.callback(lambda: [watch.cancel() for watch in watches])
+        async with asyncio.TaskGroup() as group:
+            for device in devices:
+                group.create_task(talking(device, over, seed))
+            await asyncio.sleep(1.5)
+            begin = time.time()
+            async with outage():
+                await asyncio.sleep(seconds)
+                end = time.time()
+            healed = await all_well(health)
+            over.set()
+        ledger = await audited(cluster, devices)
+    seen = Seen(ledger, devices, begin, end, health, healed - end)
+    said = {name: sorted(seen.during(name)) for name in health}
+    print(
+        f"seed {seed}: down for {end - begin:.1f} s: {len(ledger.rows)} turns, {ledger.count('completed')} completed, "
+        f"{ledger.count('interrupted')} interrupted, {len(seen.accepted)} accepted meanwhile, "
+        f"health {said}, well {seen.healed:.1f} s behind"
+    )
+    return seen
+
+
+async def all_well(health: dict[str, list[tuple[float, int, str]]]) -> float:
+    """When all nodes were well again."""
+    since = time.time()
+    deadline = time.monotonic() + HEALED_SECONDS
+    while True:
+        if all(seen and seen[-1][0] > since and seen[-1][2] == "ok" for seen in health.values()):
+            return time.time()
+        assert time.monotonic() < deadline, f"not well: { {name: seen[-2:] for name, seen in health.items()} }"
+        await asyncio.sleep(0.05)
+
+
+# --- Postgres ---
+
+
+async def without_postgres(cluster: Cluster, outage: Outage, seconds: float, seed: int) -> None:
+    """Nothing is accepted, reads are refused, what runs goes on; asked directly while it is so."""
+
+    @contextlib.asynccontextmanager
+    async def asked() -> AsyncIterator[None]:
+        node = cluster.nodes[0]
+        async with (
+            httpx2.AsyncClient(timeout=ANSWER_SECONDS, trust_env=False) as http,
+            Client(node.url, token=cluster.tokens["alice"], agent="claude") as phone,
+        ):
+            headers = {"Authorization": f"Bearer {cluster.tokens['alice']}"}
+            async with outage():
+                async with asyncio.TaskGroup() as group:
+                    group.create_task(refused(phone))
+                    group.create_task(unread(http, f"{node.url}/api/threads", headers))
+                yield
+
+    async def refused(phone: Client) -> None:
+        await phone.send("message", content=asking("probe"), id="probe", thread_id="probe")
+        frames = await phone.receive(until=lambda f: f["type"] in ("accepted", "error"), within=ANSWER_SECONDS)
+        assert frames[-1]["type"] == "error", frames
+        assert (frames[-1]["retryable"], frames[-1]["id"]) == (True, "probe"), frames[-1]
+
+    async def unread(http: httpx2.AsyncClient, url: str, headers: dict[str, str]) -> None:
+        answer = await http.get(url, headers=headers)
+        assert answer.status_code == 503, (answer.status_code, answer.text)
+        assert answer.json()["error"]["retryable"] is True
+
+    seen = await through(cluster, asked, seconds, seed)
+    seen.ledger.check(f"seed {seed}")
+    assert seen.accepted == []
+    for node in cluster.nodes:
+        assert seen.during(node.name, settled=2.5) <= {(503, "unavailable")}, seen.health[node.name]
+    assert any(code == 503 for said in seen.health.values() for _, code, _ in said)
+    assert seen.ledger.count("completed") == len(seen.ledger.rows), "what ran while it was down is stored behind it"
+    assert sum(seen.pieces_while_down(device) for device in seen.devices) > 10, "what runs goes on"
+
+
+def gone(postgres: PostgresServer) -> Outage:
+    @contextlib.asynccontextmanager
+    async def outage() -> AsyncIterator[None]:
+        await asyncio.to_thread(postgres.kill)
+        try:
+            yield
+        finally:
+            await asyncio.to_thread(postgres.start)
+
+    return outage
+
+
+def still(postgres: PostgresServer) -> Outage:
+    @contextlib.asynccontextmanager
+    async def outage() -> AsyncIterator[None]:
+        postgres.freeze()
+        try:
+            yield
+        finally:
+            postgres.thaw()
+
+    return outage
+
+
+async def test_while_postgres_is_down_nothing_is_accepted_and_what_runs_is_stored_afterwards(
+    tmp_path: Path, postgres: PostgresServer, database: str, redis: RedisServer, upstream: Upstream
+) -> None:
+    async with Cluster(tmp_path, database, redis, upstream, nodes=2, users=USERS) as cluster:
+        await without_postgres(cluster, gone(postgres), 3.5, seed=5)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("how", [gone, still])
+async def test_while_postgres_is_down_for_ten_seconds_nothing_is_accepted(
+    how: Callable[[PostgresServer], Outage],
+    tmp_path: Path,
+    postgres: PostgresServer,
+    database: str,
+    redis: RedisServer,
+    upstream: Upstream,
+) -> None:
+    async with Cluster(tmp_path, database, redis, upstream, nodes=2, users=USERS) as cluster:
+        await without_postgres(cluster, how(postgres), 10, seed=51)
+
+
+# --- Redis ---
+
+
+def killed(redis: RedisServer) -> Outage:
+    @contextlib.asynccontextmanager
+    async def outage() -> AsyncIterator[None]:
+        await redis.kill()
+        try:
+            yield
+        finally:
+            await redis.restart()
+
+    return outage
+
+
+def emptied(redis: RedisServer) -> Outage:
+    """Killed, and all that it had is lost."""
+
+    @contextlib.asynccontextmanager
+    async def outage() -> AsyncIterator[None]:
+        await redis.kill()
+        redis.forget()
+        try:
+            yield
+        finally:
+            await redis.restart()
+
+    return outage
+
+
+def frozen(redis: RedisServer) -> Outage:
+    @contextlib.asynccontextmanager
+    async def outage() -> AsyncIterator[None]:
+        with redis.frozen():
+            yield
+
+    return outage
+
+
+async def without_redis(cluster: Cluster, outage: Outage, seconds: float, seed: int) -> None:
+    """Nothing is lost, nothing that runs is given up, and nodes say that they are not what they should be."""
+    seen = await through(cluster, outage, seconds, seed)
+    seen.ledger.check(f"seed {seed}")
+    interrupted = [row for row in seen.ledger.rows.values() if row.status == "interrupted"]
+    assert not interrupted, f"their nodes lived: {interrupted}"
+    assert seen.ledger.count("completed") == len(seen.ledger.rows)
+    for node in cluster.nodes:
+        said = seen.during(node.name, settled=seconds - 0.5)
+        assert said <= {(200, "degraded")}, f"node {node.name} said {said}"
+        assert (200, "degraded") in seen.during(node.name)
+    assert sum(seen.pieces_while_down(device) for device in seen.devices) > 10, (
+        "devices at the node that runs it read on"
+    )
+
+
+@pytest.mark.parametrize("how", [killed, frozen, emptied])
+async def test_while_redis_is_down_turns_go_on_and_nothing_is_lost(
+    how: Callable[[RedisServer], Outage], tmp_path: Path, database: str, redis: RedisServer, upstream: Upstream
+) -> None:
+    async with Cluster(tmp_path, database, redis, upstream, nodes=2, users=USERS) as cluster:
+        await without_redis(cluster, how(redis), 4.0, seed=6)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("how", [killed, frozen, emptied])
+async def test_while_redis_is_down_for_ten_seconds_turns_go_on_and_nothing_is_lost(
+    how: Callable[[RedisServer], Outage], tmp_path: Path, database: str, redis: RedisServer, upstream: Upstream
+) -> None:
+    async with Cluster(tmp_path, database, redis, upstream, nodes=2, users=USERS) as cluster:
+        await without_redis(cluster, how(redis), 10, seed=61)
+
+
+# --- one node apart ---
+
+
+async def apart(cluster: Cluster, from_redis: bool, quietly: bool, seconds: float, seed: int) -> Seen:
+    """Node `a` is cut off, or nothing of what it sends arrives, without anybody being told."""
+
+    @contextlib.asynccontextmanager
+    async def outage() -> AsyncIterator[None]:
+        wire = cluster.node("a").redis if from_redis else cluster.node("a").postgres
+        assert wire is not None
+        wire.pause() if quietly else wire.cut()
+        try:
+            yield
+        finally:
+            wire.mend()
+
+    seen = await through(cluster, outage, seconds, seed)
+    seen.ledger.check(f"seed {seed}")
+    return seen
+
+
+@pytest.mark.parametrize("quietly", [False, True])
+async def test_a_node_apart_from_redis_is_replaced_and_nothing_is_lost_or_paid_for_twice(
+    quietly: bool, tmp_path: Path, database: str, redis: RedisServer, upstream: Upstream
+) -> None:
+    async with Cluster(tmp_path, database, redis, upstream, nodes=2, users=USERS, wires=True) as cluster:
+        seen = await apart(cluster, True, quietly, 4.0, seed=7)
+        on_b = [c.marker for c in upstream.calls if c.node == "b"]
+        lost = [r.marker for r in seen.ledger.rows.values() if r.status == "interrupted" and r.marker in on_b]
+        assert not lost, "node b had its Redis all the while"
+
+
+async def test_a_node_apart_from_postgres_keeps_its_turns_and_stores_them_later(
+    tmp_path: Path, database: str, redis: RedisServer, upstream: Upstream
+) -> None:
+    async with Cluster(tmp_path, database, redis, upstream, nodes=2, users=USERS, wires=True) as cluster:
+        seen = await apart(cluster, False, False, 4.0, seed=8)
+        assert seen.ledger.count("completed") == len(seen.ledger.rows)
+
+
+# --- failing over ---
+
+
+async def failed_over(cluster: Cluster, folder: Path, behind: float, seed: int) -> Seen:
+    """Redis dies, and its replica, which lacks what was written in the last `behind` seconds, takes its place."""
+    redis = cluster.redis
+    with RedisServer(folder / "replica", replica_of=redis) as replica:
+
+        @contextlib.asynccontextmanager
+        async def outage() -> AsyncIterator[None]:
+            await asyncio.to_thread(replica.await_replication)
+            replica.freeze()
+            await asyncio.sleep(behind)
+            await redis.kill()
+            replica.thaw()
+            yield
+            await asyncio.to_thread(replica.promote)
+            for node in cluster.all:
+                assert node.redis is not None
+                node.redis.switch(replica.port)
+
+        seen = await through(cluster, outage, 1.0, seed)
+    seen.ledger.check(f"seed {seed}")
+    return seen
+
+
+async def test_a_failover_to_a_replica_that_lacks_the_last_writes_loses_no_turn(
+    tmp_path: Path, database: str, redis: RedisServer, upstream: Upstream
+) -> None:
+    async with Cluster(tmp_path, database, redis, upstream, nodes=2, users=USERS, wires=True) as cluster:
+        seen = await failed_over(cluster, tmp_path, 0.2, seed=9)
+        interrupted = [row for row in seen.ledger.rows.values() if row.status == "interrupted"]
+        assert not interrupted, f"their nodes lived: {interrupted}"
