@@ -167,7 +167,10 @@ async def engine(
             attachments = Attachments(store, tmp_path / "attachments", 2**20, 2**22)
             notices, frame_bytes = Notices(store, hub, pushing, control), made.limits.server_frame_bytes
             runner = LocalRunner(store, logs, agents, attachments, approvals, notices, pushing, metrics, frame_bytes)
-            async with runner, TurnEngine(made, store, agents, attachments, notices, runner, control or Solo()) as turns:
+            async with (
+                runner,
+                TurnEngine(made, store, agents, attachments, notices, runner, control or Solo()) as turns,
+            ):
                 await runner.recover()
                 resume = Resume(store, logs, metrics, frame_bytes)
                 yield Parts(made, store, logs, approvals, notices, runner, turns, resume, hub, metrics, scripted)
