@@ -17,7 +17,7 @@ from gateway.clock import now, rfc3339
 from gateway.errors import BadFrame, NodeUnavailable, NotFound, TooLarge
 from gateway.eventlog.local import LocalEventLog
 from gateway.ids import new_id
-from gateway.nodes.control import Control, Solo
+from gateway.nodes.control import ASK_SECONDS, Control, Solo
 from gateway.pushing import Pushing
 from gateway.store.base import Store
 from gateway.store.records import Approval
@@ -34,6 +34,8 @@ OPTIONS = 32
 """More than a person can be asked to choose from."""
 OPTION_CHARS = 200
 """Of an option's id; a longer label comes cut."""
+DECIDE_SECONDS = ASK_SECONDS
+"""How long the node on which an approval is open may take to decide it for another one."""
 NEW_SECONDS = 1.0
 """How long the other nodes are asked for an approval that the store does not know: it may not be durable yet."""
 
@@ -174,7 +176,7 @@ class Approvals:
             "by": by,
         }
         try:
-            said = await self._control.ask("decide", **question)
+            said = await self._control.ask("decide", within=DECIDE_SECONDS, **question)
         except ValueError:
             raise TooLarge("text: it is too long to be passed on to the server that runs this turn") from None
         answer = msgspec.convert(said, _Answer)

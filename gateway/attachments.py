@@ -1,25 +1,18 @@
-"""Attachments: images and documents that users hand in once and name in messages.
-
-The store holds a row for each, the state directory the bytes, under their hash: two attachments of the same content
-share a file. Every file operation runs in a thread.
-"""
+"""Attachments: images and documents that users hand in once and name in messages."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import hashlib
-import os
-import secrets
-import time
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import structlog
 
+from gateway.attachmentbytes import CHUNK_BYTES, Bytes, FileBytes, StoredBytes, Upload
 from gateway.clock import now
-from gateway.errors import AttachmentsFull, BadFrame, NotFound, StoreUnavailable, TooLarge, UnsupportedType
+from gateway.errors import BadFrame, NotFound, StoreUnavailable, TooLarge, UnsupportedType
 from gateway.filetypes import HEAD_BYTES, TAKEN, content_type_of, usual_name
 from gateway.ids import new_id
 from gateway.store.base import Store
@@ -28,15 +21,10 @@ from gateway.text import normalise
 from providers import Attachment as ProviderAttachment
 from providers import ProviderError
 
-CHUNK_BYTES = 256 * 1024
-"""What is held in memory of a file on its way in or out."""
 NAME_CHARS = 200
 UNUSED_MS = 24 * 3600 * 1000
 """How long an attachment that no message names is kept."""
 SWEEP_SECONDS = 3600.0
-LEFT_ALONE_SECONDS = 3600.0
-"""A file younger than this may belong to an upload that is under way, here or on another node."""
-ASKED_AT_ONCE = 500
 
 _log = structlog.get_logger(__name__)
 
@@ -45,11 +33,10 @@ class Attachments:
     """All attachments of this gateway."""
 
     def __init__(self, store: Store, directory: Path, attachment_bytes: int, user_bytes: int) -> None:
+        """`directory` is for the bytes, unless the store keeps them itself."""
         self._store = store
-        self._directory = directory
+        self._bytes: Bytes = StoredBytes(store) if store.keeps_bytes else FileBytes(store, directory)
         self._user_bytes = user_bytes
-        self._changing = asyncio.Lock()
-        """Held while a file and its row come, or go, together."""
         self.attachment_bytes = attachment_bytes
         """The most that one may have."""
 
@@ -61,13 +48,9 @@ class Attachments:
             TooLarge: it has more than `attachment_bytes` bytes.
             AttachmentsFull: the user has too many already.
         """
-        partial = self._directory / f"partial-{secrets.token_hex(12)}"
-        file = await asyncio.to_thread(_create, partial)
+        upload = await self._bytes.begin()
         try:
-            try:
-                size, digest, content_type = await self._write(file, content)
-            finally:
-                await asyncio.to_thread(file.close)
+            size, digest, content_type = await self._write(upload, content)
             attachment = Attachment(
                 attachment_id=new_id("f"),
                 user_id=user_id,
@@ -77,30 +60,21 @@ class Attachments:
                 sha256=digest,
                 created_at=now(),
             )
-            async with self._changing:
-                # The file first: a row promises that its bytes are there.
-                await asyncio.to_thread(_settle, partial, self._path(digest))
-                try:
-                    await self._store.put_attachment(attachment, self._user_bytes)
-                except AttachmentsFull:
-                    await self._let_go([digest])
-                    raise
+            await upload.keep(attachment, self._user_bytes)
         except BaseException:
-            # Not through the event loop: this may run while the task is being cancelled. One file's name goes, no more.
-            with contextlib.suppress(OSError):
-                partial.unlink()
+            await upload.discard()
             raise
         return attachment
 
-    async def _write(self, file: BinaryIO, content: AsyncIterator[bytes]) -> tuple[int, str, str]:
+    async def _write(self, upload: Upload, content: AsyncIterator[bytes]) -> tuple[int, str, str]:
         """Returns how many bytes came, their hash, and their content type."""
         hasher = hashlib.sha256()
         pending = bytearray()
         size, content_type = 0, None
 
-        def write(piece: bytes) -> None:
-            hasher.update(piece)
-            file.write(piece)
+        async def write(piece: bytes) -> None:
+            await asyncio.to_thread(hasher.update, piece)
+            await upload.write(piece)
 
         async for piece in content:
             size += len(piece)
@@ -110,10 +84,10 @@ class Attachments:
             if content_type is None and len(pending) >= HEAD_BYTES:
                 content_type = _taken(pending)
             if len(pending) >= CHUNK_BYTES:
-                await asyncio.to_thread(write, bytes(pending))
+                await write(bytes(pending))
                 pending.clear()
         content_type = content_type or _taken(pending)
-        await asyncio.to_thread(write, bytes(pending))
+        await write(bytes(pending))
         return size, hasher.hexdigest(), content_type
 
     async def get(self, user_id: str, attachment_id: str) -> Attachment:
@@ -152,30 +126,23 @@ class Attachments:
         async def read() -> bytes:
             try:
                 attachment = await self.get(user_id, attachment_id)
-                return await asyncio.to_thread(self._path(attachment.sha256).read_bytes)
-            except (NotFound, OSError):
+                pieces = await self._bytes.open(attachment.sha256, attachment.size)
+                return b"".join([piece async for piece in pieces])
+            except (NotFound, LookupError, OSError):
                 raise ProviderError("invalid_request", "An attachment of this conversation cannot be read.") from None
 
         return ProviderAttachment(attachment_id, shown["name"], shown["content_type"], shown["size"], read)
 
     async def open(self, attachment: Attachment) -> AsyncGenerator[bytes]:
-        """Open the file, then stream it. Raises `NotFound` if it is gone."""
+        """Find the bytes, then stream them. Raises `NotFound` if they are gone."""
         try:
-            file = await asyncio.to_thread(self._path(attachment.sha256).open, "rb")
-        except OSError:
+            return await self._bytes.open(attachment.sha256, attachment.size)
+        except LookupError:
             raise NotFound("there is no such attachment", field="attachment_id") from None
-        return _pieces(file)
 
     async def let_go(self, hashes: set[str]) -> None:
-        """Remove the files of those that no attachment has any more."""
-        asked = sorted(hashes)
-        for start in range(0, len(asked), ASKED_AT_ONCE):
-            async with self._changing:
-                await self._let_go(asked[start : start + ASKED_AT_ONCE])
-
-    async def _let_go(self, hashes: list[str]) -> None:
-        known = await self._store.known_hashes(hashes)
-        await asyncio.to_thread(_remove, [self._path(one) for one in hashes if one not in known])
+        """Remove the bytes of those that no attachment has any more."""
+        await self._bytes.let_go(hashes)
 
     async def keep_sweeping(self) -> None:
         """Forget what nobody used for a day, and files without an owner, now and every hour; until cancelled."""
@@ -189,16 +156,11 @@ class Attachments:
             await asyncio.sleep(SWEEP_SECONDS)
 
     async def sweep(self) -> None:
-        """Forget unused attachments and remove every file, older than `LEFT_ALONE_SECONDS`, that no attachment has."""
+        """Forget unused attachments, and the bytes that no attachment has."""
         forgotten = await self._store.forget_unused_attachments(now() - UNUSED_MS)
-        before = time.time() - LEFT_ALONE_SECONDS
-        await self.let_go(await asyncio.to_thread(_finished, self._directory, before))
-        await asyncio.to_thread(_remove_partial, self._directory, before)
+        await self._bytes.sweep()
         if forgotten:
             _log.info("attachments_forgotten", count=forgotten)
-
-    def _path(self, digest: str) -> Path:
-        return self._directory / digest[:2] / digest
 
 
 def _plain_name(name: str | None) -> str:
@@ -213,51 +175,3 @@ def _taken(head: bytes | bytearray) -> str:
     if content_type is None:
         raise UnsupportedType(f"an attachment is one of {', '.join(TAKEN)}, by its content")
     return content_type
-
-
-def _create(path: Path) -> BinaryIO:
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb")
-
-
-def _settle(partial: Path, path: Path) -> None:
-    """Durable before it has its name; a file of the same content is replaced, which makes it young again."""
-    path.parent.mkdir(mode=0o700, exist_ok=True)
-    with partial.open("rb") as file:
-        os.fsync(file.fileno())
-    partial.replace(path)
-    directory = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
-
-
-async def _pieces(file: BinaryIO) -> AsyncGenerator[bytes]:
-    try:
-        while piece := await asyncio.to_thread(file.read, CHUNK_BYTES):
-            yield piece
-    finally:
-        file.close()
-
-
-def _finished(directory: Path, before: float) -> set[str]:
-    """The names of all whole files that were last written before that time."""
-    return {path.name for path in _files(directory.glob("[0-9a-f][0-9a-f]/*"), before)}
-
-
-def _remove_partial(directory: Path, before: float) -> None:
-    """Uploads that a process left unfinished when it died."""
-    _remove(list(_files(directory.glob("partial-*"), before)))
-
-
-def _files(paths: Iterator[Path], before: float) -> Iterator[Path]:
-    for path in paths:
-        with contextlib.suppress(FileNotFoundError):
-            if path.stat().st_mtime < before:
-                yield path
-
-
-def _remove(paths: Sequence[Path]) -> None:
-    for path in paths:
-        path.unlink(missing_ok=True)

@@ -47,6 +47,13 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     serve = commands.add_parser("serve", help="start the gateway", description="Start the gateway.")
+    worker = commands.add_parser(
+        "worker",
+        help="run turns for other nodes, without listening on a port",
+        description="Run turns that other nodes have accepted. Needs a database and a Redis that the nodes share.",
+    )
+    worker.add_argument("--config", metavar="FILE", help="settings file (default: agentline.toml, if it is there)")
+    worker.set_defaults(command=_worker)
     token = commands.add_parser("token", help="show the owner's link", description="Show the owner's link and token.")
     pair = commands.add_parser(
         "pair",
@@ -118,6 +125,23 @@ def _serve(options: argparse.Namespace) -> int:
     server = GatewayServer(app, settings, app.state.drain, listeners=listeners, on_listening=on_listening)
     server.run()
     return server.exit_code
+
+
+def _worker(options: argparse.Namespace) -> int:
+    settings = _settings(options)
+    if settings.redis_url is None:
+        return _fail(
+            "a worker needs AGENTLINE_REDIS_URL and AGENTLINE_DATABASE_URL: it runs what other nodes accept", 2
+        )
+    if not settings.run_turns:
+        return _fail("a worker with AGENTLINE_RUN_TURNS=false would have nothing to do", 2)
+    load_dotenv_for_libraries()
+    configure_logs(settings.log_level, settings.log_format)
+    sys.unraisablehook = _log_unraisable
+
+    from gateway.worker import work
+
+    return work(settings)
 
 
 def _announce(settings: Settings, owner: OwnerToken | None, port: int) -> None:

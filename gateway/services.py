@@ -78,11 +78,10 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
     hub, metrics = Hub(), Metrics()
     async with (
         LoopWatch() as loop_watch,
-        _linked(settings) as link,
+        _link(settings) as link,
         SqlStore.open(settings.database, on_push_outcome=metrics.pushed) as store,
         Pushing.open(settings, store) as pushing,
         Agents.open(settings) as agents,
-        _link(settings) as link,
     ):
         control: Control = Solo() if link is None else RedisControl(link)
         device_tokens = DeviceTokens(store, users_of(settings), control)

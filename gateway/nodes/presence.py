@@ -11,7 +11,7 @@ import msgspec
 import structlog
 from redis.exceptions import ResponseError
 
-from gateway.nodes.link import RedisDown, RedisLink
+from gateway.nodes.link import RETRY_SECONDS, RedisDown, RedisLink
 
 KEY = "agentline:nodes"
 SAY_SECONDS = 1.0
@@ -93,11 +93,10 @@ class Presence:
         try:
             while True:
                 self._news.clear()
-                with contextlib.suppress(RedisDown):
-                    await self._say(self._link)
+                said = await self._say(self._link)
                 await asyncio.sleep(COALESCE_SECONDS)
                 with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(SAY_SECONDS - COALESCE_SECONDS):
+                    async with asyncio.timeout(SAY_SECONDS if said else RETRY_SECONDS):
                         await self._news.wait()
         finally:
             if self._link.up:
@@ -105,12 +104,16 @@ class Presence:
                     async with asyncio.timeout(LEAVE_SECONDS):
                         await self._link.run("HDEL", KEY, self.node_id)
 
-    async def _say(self, link: RedisLink) -> None:
+    async def _say(self, link: RedisLink) -> bool:
+        """Whether it could be said."""
         said = msgspec.json.encode(self._own())
         try:
             await link.run("EVAL", _ALL, 1, KEY, round(STALE_SECONDS * 1000), self.node_id, said)
+        except RedisDown:
+            return False
         except ResponseError as error:
             _log.error("presence_refused", reason=str(error).partition(" ")[0])
+        return True
 
     async def _all(self, link: RedisLink) -> dict[str, Standing]:
         live = await link.run("EVAL", _ALL, 1, KEY, round(STALE_SECONDS * 1000))

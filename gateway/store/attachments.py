@@ -9,6 +9,7 @@ import msgspec
 from sqlalchemy import Connection, delete, exists, func, select
 
 from gateway.errors import AttachmentsFull, NotFound
+from gateway.store import attachmentbytes
 from gateway.store.records import Attachment
 from gateway.store.rows import insert, queue_up
 from gateway.store.tables import attachment_uses, attachments
@@ -21,12 +22,14 @@ def attachment_of(row: Any) -> Attachment:
     return Attachment(**dict(zip(Attachment.__struct_fields__, row, strict=True)))
 
 
-def put(connection: Connection, new: Attachment, room: int) -> None:
+def put(connection: Connection, new: Attachment, room: int, upload: str | None) -> None:
     """Raises: AttachmentsFull: the user's attachments would have more than `room` bytes together."""
     queue_up(connection, "attachments", new.user_id)
     total = select(func.coalesce(func.sum(attachments.c.size), 0)).where(attachments.c.user_id == new.user_id)
     if connection.scalars(total).one() + new.size > room:
         raise AttachmentsFull
+    if upload is not None:
+        attachmentbytes.settle(connection, upload, new.sha256)
     connection.execute(attachments.insert(), msgspec.structs.asdict(new))
 
 
@@ -67,13 +70,22 @@ def forget_thread(connection: Connection, thread_key: int) -> None:
     used = select(attachment_uses.c.attachment_id).where(attachment_uses.c.thread_key == thread_key)
     ids = _locked(connection, attachments.c.attachment_id.in_(used))
     connection.execute(delete(attachment_uses).where(attachment_uses.c.thread_key == thread_key))
-    connection.execute(delete(attachments).where(attachments.c.attachment_id.in_(ids), _UNUSED))
+    _delete_unused(connection, ids)
 
 
 def forget_unused(connection: Connection, before: int) -> int:
     """Delete what no message names and what was handed in before that time. Returns how many."""
     ids = _locked(connection, attachments.c.created_at < before, _UNUSED, pass_over=True)
-    return connection.execute(delete(attachments).where(attachments.c.attachment_id.in_(ids), _UNUSED)).rowcount
+    return _delete_unused(connection, ids)
+
+
+def _delete_unused(connection: Connection, ids: Sequence[str]) -> int:
+    """Those of these that are in no use, and the bytes that only they had. Returns how many."""
+    unused = delete(attachments).where(attachments.c.attachment_id.in_(ids), _UNUSED)
+    hashes = list(connection.scalars(unused.returning(attachments.c.sha256)))
+    if hashes:
+        attachmentbytes.let_go(connection, hashes)
+    return len(hashes)
 
 
 def known_hashes(connection: Connection, hashes: Sequence[str]) -> set[str]:

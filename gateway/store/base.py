@@ -230,8 +230,34 @@ class Store(Protocol):
         """What became of the turn's pushes; those on their way are not among them."""
         ...
 
-    async def put_attachment(self, attachment: Attachment, room: int) -> None:
-        """Raises `AttachmentsFull` if the user's attachments would have more than `room` bytes together."""
+    @property
+    def keeps_bytes(self) -> bool:
+        """Whether the bytes of attachments are to be kept here, because several nodes use them."""
+        ...
+
+    async def put_bytes(self, upload: str, number: int, content: bytes, at: int) -> None:
+        """Add the next piece, from 0 on, to an upload: some name that no other has."""
+        ...
+
+    async def forget_upload(self, upload: str) -> None:
+        """Remove what was put under this name."""
+        ...
+
+    async def forget_uploads(self, before: int) -> None:
+        """Remove uploads that began before that time and that no attachment was made of."""
+        ...
+
+    async def put_attachment(self, attachment: Attachment, room: int, upload: str | None = None) -> None:
+        """Add it, with the bytes of `upload`: from here on they are kept as long as some attachment has this hash, and
+        no longer.
+
+        Raises:
+            AttachmentsFull: the user's attachments would have more than `room` bytes together; nothing was changed.
+        """
+        ...
+
+    async def attachment_bytes(self, sha256: str, number: int) -> bytes | None:
+        """One piece, as it was put; None behind the last one."""
         ...
 
     async def attachments(self, user_id: str, ids: Sequence[str]) -> list[Attachment]:

@@ -20,6 +20,11 @@ class Database(Protocol):
     All raise `StoreUnavailable` when the database does not answer.
     """
 
+    @property
+    def shared(self) -> bool:
+        """Whether processes on several machines may use it."""
+        ...
+
     async def read(self, work: Callable[[Connection], T]) -> T:
         """Look at one state of the database, in which is all that was committed before."""
         ...

@@ -29,18 +29,20 @@ from gateway.store.rows import APPROVAL, SEGMENT, approval_of, insert, segment_o
 from gateway.store.tables import approvals, segments, threads, turns
 
 
-def checkpoint(connection: Connection, batch: Sequence[Checkpoint]) -> set[int]:
+def checkpoint(connection: Connection, batch: Sequence[Checkpoint], held: Thread | None = None) -> set[int]:
     """Add each segment behind its thread's head, or again in place of one that begins where it does.
 
     What belongs to a thread that is gone, or that has another epoch, is passed over; returns the keys of the latter.
-    A few statements, however many threads.
+    A few statements, however many threads. `held` is the only thread of the batch, as it stands now and locked.
 
     Raises:
         ValueError: a segment begins behind the place after the head; readers would take the gap for no events.
     """
     keys = {one.thread_key for one in batch}
     # Ordered, so that two processes never wait for each other.
-    known = connection.execute(_heads(connection.dialect.name), {"keys": sorted(keys)}).all()
+    known: Sequence[Any] = [] if held is None else [held]
+    if held is None:
+        known = connection.execute(_heads(connection.dialect.name), {"keys": sorted(keys)}).all()
     heads = {row.key: row.head for row in known}
     epochs = {row.key: row.epoch for row in known}
     moved: dict[int, int] = {}
@@ -129,14 +131,16 @@ def _keep(dialect: str) -> Insert:
     )
 
 
-def restart(connection: Connection, thread: Thread, epoch: int, segment: Segment | None) -> int:
-    """Begin a new epoch: no segment is left, and the log goes on where `segment` begins. Returns the epoch."""
+def restart(connection: Connection, thread: Thread, epoch: int, segment: Segment | None) -> Thread:
+    """Begin a new epoch: no segment is left, and the log goes on where `segment` begins. Returns the thread anew."""
     connection.execute(delete(segments).where(segments.c.thread_key == thread.key))
-    values = {"epoch": max(thread.epoch + 1, epoch)}
-    if segment is not None:
-        values["head"] = segment.first - 1
-    connection.execute(update(threads).where(threads.c.key == thread.key).values(**values))
-    return values["epoch"]
+    new = msgspec.structs.replace(
+        thread,
+        epoch=max(thread.epoch + 1, epoch),
+        head=thread.head if segment is None else segment.first - 1,
+    )
+    connection.execute(update(threads).where(threads.c.key == thread.key).values(epoch=new.epoch, head=new.head))
+    return new
 
 
 def read(connection: Connection, thread_key: int, after: int, limit: int) -> list[Segment]:

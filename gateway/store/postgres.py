@@ -100,6 +100,8 @@ class PostgresDatabase:
     Not through PgBouncer in transaction mode: statements stay prepared on a connection.
     """
 
+    shared = True
+
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine
         self._slots = asyncio.Semaphore(CONNECTIONS)
@@ -137,9 +139,12 @@ class PostgresDatabase:
         """
         try:
             await _migrate(url)
-        except (asyncpg.exceptions.ClientConfigurationError, ValueError):
+        except ValueError:
             raise ValueError("the database URL cannot be read") from None
         except Exception as error:
+            said = error.orig if isinstance(error, DBAPIError) else None
+            if said is not None and isinstance(said.__cause__, asyncpg.exceptions.ClientConfigurationError):
+                raise ValueError("the database URL cannot be read") from None
             if is_unavailable(error) or is_database_error(error):
                 raise StoreUnavailable(reason_of(error)) from None
             raise

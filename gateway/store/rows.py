@@ -6,7 +6,7 @@ import zlib
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Select, Table, and_, case, exists, func, select
+from sqlalchemy import Connection, Integer, Select, Table, and_, bindparam, case, exists, func, select
 from sqlalchemy.dialects import postgresql, sqlite
 
 from gateway.store.records import Approval, Message, Segment, Thread, Turn
@@ -85,7 +85,8 @@ def _named(names: tuple[str, ...], row: Sequence[Any]) -> dict[str, Any]:
     return dict(zip(names, row, strict=True))
 
 
-_QUEUES = {"newest": 1, "adopt": 2, "attachments": 3, "tokens": 4}
+_QUEUES = {"newest": 1, "adopt": 2, "attachments": 3, "tokens": 4, "bytes": 5}
+_QUEUE_UP = select(func.pg_advisory_xact_lock(bindparam("queue", type_=Integer), bindparam("place", type_=Integer)))
 
 
 def queue_up(connection: Connection, name: str, what: str = "") -> None:
@@ -96,7 +97,7 @@ def queue_up(connection: Connection, name: str, what: str = "") -> None:
     """
     if connection.dialect.name == "postgresql":
         key = zlib.crc32(what.encode()) - 2**31  # the function takes two signed numbers of 32 bits
-        connection.execute(select(func.pg_advisory_xact_lock(_QUEUES[name], key)))
+        connection.execute(_QUEUE_UP, {"queue": _QUEUES[name], "place": key})
 
 
 def insert(dialect: str, table: Table) -> sqlite.Insert | postgresql.Insert:

@@ -10,6 +10,7 @@ from sqlalchemy import text
 
 from gateway.store import (
     adopting,
+    attachmentbytes,
     attachments,
     devices,
     log,
@@ -83,7 +84,7 @@ class SqlStore:
         for _ in range(3):
             try:
                 return await self._write(lambda connection: turns.accept(connection, new))
-            except turns.IdTaken:
+            except steering.IdTaken:
                 found = await self._read(lambda connection: turns.existing(connection, new))
                 if found is not None:
                     return found
@@ -215,8 +216,24 @@ class SqlStore:
     async def push_outcomes(self, turn_id: str) -> list[PushOutcome]:
         return await self._read(lambda connection: outbox.outcomes(connection, turn_id))
 
-    async def put_attachment(self, attachment: Attachment, room: int) -> None:
-        await self._write(lambda connection: attachments.put(connection, attachment, room))
+    @property
+    def keeps_bytes(self) -> bool:
+        return self.database.shared
+
+    async def put_bytes(self, upload: str, number: int, content: bytes, at: int) -> None:
+        await self._write(lambda connection: attachmentbytes.add(connection, upload, number, content, at))
+
+    async def forget_upload(self, upload: str) -> None:
+        await self._write(lambda connection: attachmentbytes.forget(connection, upload))
+
+    async def forget_uploads(self, before: int) -> None:
+        await self._write(lambda connection: attachmentbytes.forget_uploads(connection, before))
+
+    async def attachment_bytes(self, sha256: str, number: int) -> bytes | None:
+        return await self._read(lambda connection: attachmentbytes.get(connection, sha256, number))
+
+    async def put_attachment(self, attachment: Attachment, room: int, upload: str | None = None) -> None:
+        await self._write(lambda connection: attachments.put(connection, attachment, room, upload))
 
     async def attachments(self, user_id: str, ids: Sequence[str]) -> list[Attachment]:
         return await self._read(lambda connection: attachments.get(connection, user_id, ids))

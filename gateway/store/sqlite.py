@@ -34,6 +34,8 @@ def _end(pools: Sequence[ThreadPoolExecutor], *engines: Engine) -> None:
 class SqliteDatabase:
     """Writes go one after another through the one writing connection; reads wait for no write."""
 
+    shared = False
+
     def __init__(
         self, writer: Writer, reading: Engine, readers: ThreadPoolExecutor, searcher: ThreadPoolExecutor
     ) -> None:

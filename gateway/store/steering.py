@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import msgspec
-from sqlalchemy import Connection, bindparam, delete, func, select
+from sqlalchemy import Connection, String, bindparam, delete, exists, func, select
 
 from gateway.errors import IdConflict, QueueFull
 from gateway.store import attachments
@@ -12,21 +12,30 @@ from gateway.store.records import Accepted, NewTurn, Thread, Turn
 from gateway.store.rows import THREAD, select_turns, thread_of, turn_of
 from gateway.store.tables import POSITIONS, messages, steers, threads, turns
 
-TAKEN = select(steers.c.message_id).where(
-    steers.c.user_id == bindparam("user_id"), steers.c.client_id == bindparam("client_id")
+
+class IdTaken(Exception):
+    """The user sent a message with this `client_id` before: undo all, and answer with that one."""
+
+
+TAKEN = exists().where(
+    steers.c.user_id == bindparam("user_id"), steers.c.client_id == bindparam("client_id", type_=String)
 )
-
-
-def is_taken(connection: Connection, new: NewTurn) -> bool:
-    """Whether the client's id names a message that was handed to a running turn."""
-    if new.client_id is None:
-        return False
-    name = {"user_id": new.user_id, "client_id": new.client_id}
-    return connection.scalars(TAKEN, name).one_or_none() is not None
+"""Whether the client's id names a message that was handed to a running turn."""
+STARTED = select(turns.c.key).where(
+    turns.c.user_id == bindparam("user_id"), turns.c.client_id == bindparam("client_id", type_=String)
+)
+"""Whether it names one that a turn began with: perhaps the very one that runs now."""
 
 
 def steer(connection: Connection, thread: Thread, new: NewTurn) -> Accepted | None:
-    """Add the message to the turn `new.steer_into`; None if it does not run in this thread."""
+    """Add the message to the turn `new.steer_into`; None if it does not run in this thread.
+
+    Raises:
+        IdTaken: a turn began with it.
+    """
+    name = {"user_id": new.user_id, "client_id": new.client_id}
+    if new.client_id is not None and connection.scalars(STARTED, name).one_or_none() is not None:
+        raise IdTaken
     wanted = select_turns().where(turns.c.thread_key == thread.key, turns.c.turn_id == new.steer_into)
     row = connection.execute(wanted.where(turns.c.status == "running")).one_or_none()
     if row is None:

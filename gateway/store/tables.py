@@ -243,6 +243,16 @@ attachments = Table(
     comment="files that users handed in; the bytes are on disk under their hash",
 )
 
+attachment_bytes = Table(
+    "attachment_bytes",
+    metadata,
+    Column("name", String, primary_key=True),
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    Column("created_at", Millis, nullable=False),
+    Column("bytes", LargeBinary, nullable=False),
+    comment="pieces of attachments under their hash; of uploads under way, under names that begin with upload-",
+)
+
 attachment_uses = Table(
     "attachment_uses",
     metadata,

@@ -53,12 +53,13 @@ TOUCH = (
 )
 
 
-def touch(connection: Connection, thread: Thread, at: int) -> Thread:
+def touch(connection: Connection, thread: Thread, at: int, *, queued_up: bool = False) -> Thread:
     """Make it the user's newest: at `at`, or right after the newest other one, so that pages cut by time lose none.
 
-    Holds the user's name in the queue `newest`, always after the thread's lock.
+    It holds the user's name in the queue `newest`, always after the thread's lock; `queued_up`: it does already.
     """
-    queue_up(connection, "newest", thread.user_id)
+    if not queued_up:
+        queue_up(connection, "newest", thread.user_id)
     updated_at = connection.scalars(TOUCH, {"of": thread.key, "at": at}).one()
     return msgspec.structs.replace(thread, updated_at=updated_at)
 

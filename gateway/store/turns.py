@@ -6,14 +6,14 @@ from functools import cache
 from typing import Any
 
 import msgspec
-from sqlalchemy import Connection, Insert, Select, bindparam, exists, func, literal_column, select, update
+from sqlalchemy import Connection, Insert, Select, String, bindparam, exists, func, literal_column, select, update
 
 from gateway.store import attachments, outbox, steering
 from gateway.store.base import IdConflict, QueueFull, WrongAgent
 from gateway.store.log import checkpoint, restart
 from gateway.store.messages import answer_position, fingerprint, insert_message
 from gateway.store.records import Accepted, Claim, NewTurn, Outcome, PushPlan, Thread, Turn
-from gateway.store.rows import THREAD, TURN, TURNS_WITH_MESSAGE, insert, select_turns, thread_of, turn_of
+from gateway.store.rows import THREAD, TURN, TURNS_WITH_MESSAGE, insert, queue_up, select_turns, thread_of, turn_of
 from gateway.store.tables import POSITIONS, threads, tombstones, turns
 from gateway.store.threads import lock, touch
 
@@ -22,8 +22,8 @@ UNFINISHED: dict[str, Any] = dict.fromkeys(
 ) | {"cancel_asked": False}
 
 
-class IdTaken(Exception):
-    """The user sent a turn with this `client_id` before: undo all, and answer with that one."""
+ENDING = ("status", "finished_at", "stop_reason", "usage", "error", "duration_ms")
+"""The columns that the end of a turn sets."""
 
 
 # Statements of `accept` are built once: building them anew took more than half of its time.
@@ -35,6 +35,7 @@ GRAVE = select(tombstones.c.epoch).where(
 _of_thread = turns.c.thread_key == bindparam("of")
 _open = select(func.count()).select_from(turns).where(_of_thread, turns.c.finished_at.is_(None))
 QUEUE = select(
+    steering.TAKEN.label("taken"),
     select(func.coalesce(func.max(turns.c.number), 0)).where(_of_thread).scalar_subquery().label("last"),
     _open.scalar_subquery().label("open"),
     _open.where(turns.c.status == "queued").scalar_subquery().label("waiting"),
@@ -42,7 +43,14 @@ QUEUE = select(
 
 
 _turn = turns.c.turn_id == bindparam("turn")
-THREAD_OF = select(turns.c.thread_key).where(_turn)
+LOCK_OF_TURN = select(*THREAD).join(turns, turns.c.thread_key == threads.c.key).where(_turn).with_for_update(of=threads)
+ENDED = (
+    update(turns)
+    .where(_turn, turns.c.status == "running", turns.c.attempt.is_not_distinct_from(bindparam("as", type_=String)))
+    .values({name: bindparam(f"new_{name}") for name in ENDING})
+    .returning(turns.c.number, turns.c.answer_id)
+)
+OPEN = select(turns.c.key, turns.c.status).where(_of_thread, turns.c.finished_at.is_(None)).order_by(turns.c.number)
 RUNNING = select_turns().where(_turn, turns.c.status == "running")
 CLAIM = (
     update(turns)
@@ -67,11 +75,13 @@ def _insert_turn(dialect: str) -> Insert:
 def accept(connection: Connection, new: NewTurn) -> Accepted:
     """Raises: IdTaken, WrongAgent, QueueFull: the transaction is to be undone."""
     thread, created = _thread_for(connection, new)
-    if steering.is_taken(connection, new):
-        raise IdTaken
+    queue_up(connection, "newest", new.user_id)  # for `touch`; and of two with the same id, one sees the other
+    asked: dict[str, Any] = {"of": thread.key, "user_id": new.user_id, "client_id": new.client_id}
+    taken, last, ahead, waiting = connection.execute(QUEUE, asked).one()
+    if taken:
+        raise steering.IdTaken
     if new.steer_into is not None and (steered := steering.steer(connection, thread, new)) is not None:
         return steered
-    last, ahead, waiting = connection.execute(QUEUE, {"of": thread.key}).one()
     fields: dict[str, Any] = {
         "turn_id": new.turn_id,
         "thread_key": thread.key,
@@ -93,14 +103,14 @@ def accept(connection: Connection, new: NewTurn) -> Accepted:
     }
     key = connection.scalars(_insert_turn(connection.dialect.name), fields | identity).one_or_none()
     if key is None:
-        raise IdTaken
+        raise steering.IdTaken
     if thread.agent != new.agent:
         raise WrongAgent(thread.agent)
     if ahead and waiting >= new.queue_limit:
         raise QueueFull
     attachments.use(connection, new.user_id, thread.key, new.attachments)
     insert_message(connection, thread.key, POSITIONS * (last + 1), new.message_id, new.at, new.content, new.attachments)
-    thread = touch(connection, thread, new.at)
+    thread = touch(connection, thread, new.at, queued_up=True)
     turn = Turn(key=key, content=new.content, attachments=new.attachments, **fields, **UNFINISHED)
     return Accepted(thread=thread, turn=turn, duplicate=False, created_thread=created, queued=ahead)
 
@@ -163,49 +173,44 @@ def existing(connection: Connection, new: NewTurn) -> Accepted | None:
 def finish(connection: Connection, outcome: Outcome, told: outbox.Told) -> Turn | None:
     """Raises: LookupError: no such turn runs under this attempt, or its thread has another epoch. ValueError: the
     checkpoint is another thread's, or leaves a gap."""
-    key = connection.scalars(select(turns.c.thread_key).where(turns.c.turn_id == outcome.turn_id)).one_or_none()
-    thread = None if key is None else lock(connection, key)
-    ended = connection.execute(
-        update(turns)
-        .where(
-            turns.c.turn_id == outcome.turn_id,
-            turns.c.status == "running",
-            turns.c.attempt.is_not_distinct_from(outcome.attempt),
-        )
-        .values(
-            status=outcome.status,
-            finished_at=outcome.at,
-            stop_reason=outcome.stop_reason,
-            usage=outcome.usage,
-            error=outcome.error,
-            duration_ms=outcome.duration_ms,
-        )
-        .returning(turns.c.number, turns.c.answer_id)
-    ).one_or_none()
-    if thread is None or ended is None:
+    thread = _locked_by_turn(connection, outcome.turn_id)
+    if thread is None:
+        raise LookupError("there is no such turn")
+    values = {f"new_{name}": getattr(outcome, name) for name in ENDING if name != "finished_at"}
+    of_turn = {"turn": outcome.turn_id, "as": outcome.attempt, "new_finished_at": outcome.at}
+    ended = connection.execute(ENDED, of_turn | values).one_or_none()
+    if ended is None:
         raise LookupError("the turn is not running")
     if outcome.checkpoint.thread_key != thread.key:
         raise ValueError("the checkpoint is of another thread")
     last = outcome.checkpoint
     if outcome.epoch is not None:
-        epoch = restart(connection, thread, outcome.epoch, last.segment)
-        last = msgspec.structs.replace(last, epoch=epoch)
-    if checkpoint(connection, [last]):
+        thread = restart(connection, thread, outcome.epoch, last.segment)
+        last = msgspec.structs.replace(last, epoch=thread.epoch)
+    if checkpoint(connection, [last], thread):
         raise LookupError("others have gone on with the thread")
+    if last.segment is not None:
+        thread = msgspec.structs.replace(thread, head=max(thread.head, last.segment.last))
     position = answer_position(ended.number)
     insert_message(connection, thread.key, position, ended.answer_id, outcome.at, outcome.content)
     touch(connection, thread, outcome.at)
     if outcome.push is not None:
         outbox.enqueue(connection, thread, position, outcome.push, outcome.at, told)
-    return start_next(connection, thread.key, outcome.at) if outcome.start_next else None
+    return _start_next(connection, thread, outcome.at) if outcome.start_next else None
+
+
+def _locked_by_turn(connection: Connection, turn_id: str) -> Thread | None:
+    row = connection.execute(LOCK_OF_TURN, {"turn": turn_id}).one_or_none()
+    return None if row is None else thread_of(row)
 
 
 def start_next(connection: Connection, thread_key: int, at: int) -> Turn | None:
     thread = lock(connection, thread_key)
-    if thread is None:
-        return None
-    is_open = select(turns.c.key, turns.c.status).where(turns.c.thread_key == thread_key, turns.c.finished_at.is_(None))
-    queue = connection.execute(is_open.order_by(turns.c.number)).all()
+    return None if thread is None else _start_next(connection, thread, at)
+
+
+def _start_next(connection: Connection, thread: Thread, at: int) -> Turn | None:
+    queue = connection.execute(OPEN, {"of": thread.key}).all()
     if not queue or any(row.status == "running" for row in queue):
         return None
     connection.execute(
@@ -247,8 +252,7 @@ def with_unshown(connection: Connection) -> list[int]:
 
 
 def claim(connection: Connection, turn_id: str, attempt: str, at: int) -> Claim | None:
-    key = connection.scalars(THREAD_OF, {"turn": turn_id}).one_or_none()
-    thread = None if key is None else lock(connection, key)
+    thread = _locked_by_turn(connection, turn_id)
     if thread is None:
         return None
     connection.execute(CLAIM, {"turn": turn_id, "as": attempt, "since": at})

@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from gateway.devicetokens import DeviceTokens
+from gateway.store.sql import SqlStore
 from tests.client import Client
 from tests.e2e.conftest import NewGateway
 from tests.e2e.eventsource import events
@@ -157,6 +159,27 @@ async def test_a_revoked_device_is_out_everywhere_within_five_seconds(gateway: G
     assert held["status"] == "running", "its turn goes on"
     async with gateway.http() as http:
         await http.delete("/api/threads/held")
+
+
+async def test_a_token_that_another_process_has_just_given_opens_everything_at_once(gateway: GatewayProcess) -> None:
+    """Long before the next look at all tokens, which comes every two seconds."""
+    async with SqlStore.open(f"sqlite:///{gateway.state_dir}/agentline.db") as store, gateway.http(None) as http:
+        elsewhere = DeviceTokens(store, ("alice", "bob"))
+        for _ in range(4):
+            code, _ = await elsewhere.new_code("alice")
+            token, _ = await elsewhere.pair(code, "phone")
+            began = time.monotonic()
+            assert (await http.get("/api/threads", headers={"Authorization": f"Bearer {token}"})).status_code == 200
+            assert time.monotonic() - began < 0.7
+        for browser in (False, True):
+            code, _ = await elsewhere.new_code("alice")
+            token, kept = await elsewhere.pair(code, "phone")
+            began = time.monotonic()
+            phone = Client(gateway.url, token=token, browser=browser)
+            await phone.connect()
+            assert time.monotonic() - began < 0.7
+            await elsewhere.revoke("alice", kept.token_id)
+            assert (await phone.closed(within=REVOKED_SECONDS)).code == 4501
 
 
 async def test_a_token_that_another_process_deletes_is_out_within_five_seconds(gateway: GatewayProcess) -> None:

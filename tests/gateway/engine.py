@@ -17,7 +17,7 @@ from gateway.connection import Connection
 from gateway.eventlog.local import LocalEventLog
 from gateway.hub import Hub
 from gateway.metrics import Metrics
-from gateway.nodes.control import Solo
+from gateway.nodes.control import Control, Solo
 from gateway.notices import Notices
 from gateway.protocol import MessageBody
 from gateway.pushing import Pushing
@@ -56,6 +56,7 @@ class Parts:
     store: Store
     logs: LocalEventLog
     approvals: Approvals
+    notices: Notices
     runner: LocalRunner
     turns: TurnEngine
     resume: Resume
@@ -70,7 +71,8 @@ class Parts:
         """The turn as stored, once it has ended."""
         async with asyncio.timeout(within):
             while True:
-                if (running := self.runner.turn(accepted.turn.turn_id)) is not None:
+                running = self.runner.in_thread(accepted.thread.key)
+                if running is not None and running.turn_id == accepted.turn.turn_id:
                     await running.ended.wait()
                 found = await self.store.turn(accepted.thread.user_id, accepted.turn.turn_id)
                 assert found is not None
@@ -144,9 +146,16 @@ class Watcher:
 
 @contextlib.asynccontextmanager
 async def engine(
-    store: Store, tmp_path: Path, settings: dict[str, Any] | None = None, **streams: Stream
+    store: Store,
+    tmp_path: Path,
+    settings: dict[str, Any] | None = None,
+    control: Control | None = None,
+    **streams: Stream,
 ) -> AsyncIterator[Parts]:
-    """An engine with one agent per stream; its logs are checkpointed as in the gateway."""
+    """An engine with one agent per stream; its logs are checkpointed as in the gateway.
+
+    With `control` it is one node among many; the caller runs that.
+    """
     made = Settings(state_dir=tmp_path, **(settings or {}))
     scripted = {name: Scripted(stream) for name, stream in streams.items()}
     agents = Agents({n: Agent(n, "scripted", p, None, {}, made.turn) for n, p in scripted.items()}, made.turn)
@@ -154,14 +163,16 @@ async def engine(
     checkpoints = asyncio.create_task(logs.keep_checkpointing())
     try:
         async with Pushing.open(made, store) as pushing:
-            approvals = Approvals(store, logs, pushing, made.approval.timeout_seconds)
+            approvals = Approvals(store, logs, pushing, made.approval.timeout_seconds, control)
             attachments = Attachments(store, tmp_path / "attachments", 2**20, 2**22)
-            notices, frame_bytes = Notices(store, hub, pushing), made.limits.server_frame_bytes
+            notices, frame_bytes = Notices(store, hub, pushing, control), made.limits.server_frame_bytes
             runner = LocalRunner(store, logs, agents, attachments, approvals, notices, pushing, metrics, frame_bytes)
-            async with runner, TurnEngine(made, store, agents, attachments, notices, runner, Solo()) as turns:
-                await runner.recover()
+            async with (
+                runner,
+                TurnEngine(made, store, agents, attachments, notices, runner, control or Solo()) as turns,
+            ):
                 resume = Resume(store, logs, metrics, frame_bytes)
-                yield Parts(made, store, logs, approvals, runner, turns, resume, hub, metrics, scripted)
+                yield Parts(made, store, logs, approvals, notices, runner, turns, resume, hub, metrics, scripted)
                 assert not checkpoints.done(), checkpoints
             await logs.checkpoint()
     finally:

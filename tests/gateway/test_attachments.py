@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from gateway.attachments import LEFT_ALONE_SECONDS, UNUSED_MS, Attachments
+from gateway.attachmentbytes import LEFT_ALONE_SECONDS
+from gateway.attachments import UNUSED_MS, Attachments
 from gateway.clock import now
 from gateway.errors import NotFound, TooLarge
 from gateway.store.base import Store

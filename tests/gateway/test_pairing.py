@@ -120,6 +120,17 @@ async def test_what_another_process_does_is_known_after_a_refresh(store: SqlStor
     assert await tokens.authenticate(third) is not None
 
 
+async def test_what_is_given_here_and_revoked_elsewhere_before_the_next_look_is_gone_with_it(
+    store: SqlStore, tokens: DeviceTokens
+) -> None:
+    await tokens.refresh()
+    token, token_id = await paired(tokens)
+    other = DeviceTokens(store, USERS)
+    await other.revoke("alice", token_id)  # now the store's mark is the one from before
+    await tokens.refresh()
+    assert await tokens.authenticate(token) is None
+
+
 async def test_a_token_that_another_process_has_just_given_is_good_at_once(
     store: SqlStore, tokens: DeviceTokens, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -201,7 +201,7 @@ def test_a_redis_url_makes_one_of_many_nodes_and_wants_a_database_that_they_can_
 )
 def test_a_redis_url_that_is_none_is_refused_without_repeating_it(home: Path, url: str) -> None:
     said = refusal(home, **NODES | {"AGENTLINE_REDIS_URL": url})
-    assert said == "AGENTLINE_REDIS_URL must be a URL such as redis://:password@host:6379/0"
+    assert said == "AGENTLINE_REDIS_URL is wrong: must be a URL such as redis://:password@host:6379/0"
 
 
 def test_agents_are_merged_by_name_over_the_defaults_and_over_all_sources(home: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+from functools import partial
 from typing import Any
 
 import pytest
@@ -15,6 +16,10 @@ from gateway.nodes import control as module
 from gateway.nodes.control import MESSAGE_BYTES, STREAM, RedisControl, Solo
 from tests.nodes.conftest import Node, eventually, node
 from tests.redis_server import RedisServer
+
+
+def has_heard(node: Node, count: int) -> bool:
+    return len(node.heard) == count
 
 
 def logged(logs: list[Any], event: str) -> list[Any]:
@@ -295,7 +300,7 @@ async def test_the_stream_stays_short(redis: RedisServer, monkeypatch: pytest.Mo
     async with node(redis) as one, node(redis) as two:
         for number in range(20):
             await one.say(*range(100 * number, 100 * number + 100))
-            await eventually(lambda told=100 * number + 100: len(two.heard) == told)
+            await eventually(partial(has_heard, two, 100 * number + 100))
         await eventually(lambda: len(two.heard) == 2000)
         length = redis.command("XLEN", STREAM)
         assert isinstance(length, int)
