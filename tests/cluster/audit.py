@@ -19,7 +19,7 @@ import msgspec
 
 from tests.cluster.device import FINAL, Device
 from tests.cluster.nodes import Cluster
-from tests.cluster.upstream import text_of
+from tests.cluster.upstream import marker_of, text_of
 
 __all__ = ["Ledger", "Row", "at_rest", "audited", "rows"]
 
@@ -47,7 +47,7 @@ class Row:
 
     @property
     def marker(self) -> str:
-        return (self.question or "").partition(" ")[0]
+        return marker_of(self.question or "")
 
     @property
     def expected(self) -> str | None:

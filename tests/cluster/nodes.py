@@ -31,6 +31,8 @@ __all__ = ["LEASE_SECONDS", "Cluster", "Node"]
 
 LEASE_SECONDS = 2.0
 """Shorter than an operator would set it: the tests wait for it often."""
+START_SECONDS = 60.0
+"""All nodes of a test start at once, each with seconds of imports."""
 ALARMS = ("turn_task_failed", "application_failed", "unraisable_exception", "loop_exception", "request_failed")
 """Log lines that must not come, whatever dies."""
 
@@ -56,7 +58,7 @@ class Node(GatewayProcess):
         asked = ("worker",) if worker else ("serve", "--port", str(self.port))
         module = ("-m", "gateway") if sabotage is None else ("-m", "tests.cluster.sabotage", sabotage)
         ready = "running turns" if worker else f"listening on http://127.0.0.1:{self.port}"
-        super().__init__(folder / name, environment, (*module, *asked), ready=ready)
+        super().__init__(folder / name, environment, (*module, *asked), ready=ready, start_seconds=START_SECONDS)
         self.frozen_since: float | None = None
         self._started = False
         self.postgres: Wire | None = None
