@@ -16,14 +16,14 @@ import structlog
 from redis.exceptions import ResponseError
 
 from gateway.eventlog.log import ThreadLog
-from gateway.eventlog.stream import KEPT_MS, fields_of, key_of, place
+from gateway.eventlog.stream import KEPT_MS, fields_of, key_of, place, write_start
 from gateway.nodes.link import RETRY_SECONDS, RedisDown, RedisLink
 
 EVENTS_AT_ONCE = 512
 """In one entry at most."""
 LOGS_AT_ONCE = 64
-KEEP_SECONDS = 600.0
-"""Between two prolongations of a stream's life."""
+ANNOUNCE_SECONDS = 600.0
+"""After which a stream's life is prolonged, and that it grows is told again."""
 
 _log = structlog.get_logger(__name__)
 
@@ -31,7 +31,7 @@ _log = structlog.get_logger(__name__)
 class Shipment:
     """What of one owned log is on its way: a follower, whose position moves when Redis has the events."""
 
-    __slots__ = ("_mark", "attempt", "epoch", "kept_at", "log", "marked", "refused", "shipped", "waiters")
+    __slots__ = ("_mark", "announced_at", "attempt", "epoch", "log", "marked", "refused", "shipped", "waiters")
 
     def __init__(self, log: ThreadLog, attempt: str, mark: Callable[[Shipment], None]) -> None:
         self.log = log
@@ -42,7 +42,7 @@ class Shipment:
         self.refused = False
         """Another node has gone on with this log: nothing more is written."""
         self.marked = False
-        self.kept_at = 0.0
+        self.announced_at = -ANNOUNCE_SECONDS * 2
         self.waiters: list[asyncio.Future[None]] = []
         """Of those who wait until all is written, or nothing will be any more."""
         self._mark = mark
@@ -130,22 +130,26 @@ class Shipper:
             behind = place(log.epoch, log.durable)
             pipeline.execute_command("XADD", key, "MINID", "~", behind, place(log.epoch, last), *fields)
         now = time.monotonic()
-        for shipment in shipments:
-            if now - shipment.kept_at > KEEP_SECONDS:
-                shipment.kept_at = now
-                pipeline.execute_command("PEXPIRE", key_of(shipment.log.key), KEPT_MS)
+        announced = [shipment for shipment in shipments if now - shipment.announced_at > ANNOUNCE_SECONDS]
+        for shipment in announced:
+            pipeline.execute_command("PEXPIRE", key_of(shipment.log.key), KEPT_MS)
+            write_start(pipeline, shipment.log.key)
         answers: list[Any] = await self._link.ask(pipeline.execute(raise_on_error=False))
+        for answer in answers[len(shipments) :]:
+            if isinstance(answer, ResponseError):
+                raise self._link.down(answer)
         for shipment, last, answer in zip(shipments, ends, answers, strict=False):
             if isinstance(answer, ResponseError):
                 await self._refused(shipment, last, answer)
             else:
                 shipment.shipped = last
+        for shipment in announced:
+            shipment.announced_at = now
 
     async def _refused(self, shipment: Shipment, last: int, answer: ResponseError) -> None:
         """Redis has a later entry: our own, whose answer was lost, or that of a node that has taken over."""
         if "equal or smaller" not in str(answer):
-            self._link.failed(answer)
-            raise RedisDown(str(answer))
+            raise self._link.down(answer)
         newest = await self._link.run("XREVRANGE", key_of(shipment.log.key), "+", "-", "COUNT", 1)
         for entry_id, fields in newest:
             epoch, _, offset = entry_id.partition(b"-")

@@ -103,6 +103,11 @@ class RedisLink:
         """`ask`, of one command given by its words."""
         return await self.ask(called(self.client, *command))
 
+    def down(self, error: BaseException) -> RedisDown:
+        """What to raise when Redis did not do what a primary does."""
+        self.failed(error)
+        return RedisDown(str(error) or type(error).__name__)
+
     def failed(self, error: BaseException) -> None:
         """Redis did not do what a primary does."""
         if self.up_since is not None:
