@@ -29,7 +29,7 @@ from tests.server import TOKENS, GatewayProcess
 
 __all__ = ["LEASE_SECONDS", "Cluster", "Node"]
 
-LEASE_SECONDS = 2.0
+LEASE_SECONDS = 3.0
 """Shorter than an operator would set it: the tests wait for it often."""
 START_SECONDS = 60.0
 """All nodes of a test start at once, each with seconds of imports."""
