@@ -152,6 +152,7 @@ class LocalRunner:
         self._approvals.cancel(running)
         answer.fail_open_calls()
         following: Turn | None = None
+        unanswered: int | None = None
         for attempt in itertools.count(1):
             async with log.flushing:
                 done = running.done(status, failure)
@@ -180,12 +181,17 @@ class LocalRunner:
                     start_next=not self.draining,
                 )
                 try:
-                    following = await self._store.finish(outcome)
+                    try:
+                        following = await self._store.finish(outcome)
+                    except LookupError:
+                        # The first try may have been committed, and only the answer lost.
+                        if unanswered != log.head or not await self._has_ended(running, status):
+                            _log.info("turn_gone", turn_id=running.turn_id)
+                            return None
+                        following = await self._running_now(log.key)
                 except StoreUnavailable:
+                    unanswered = log.head
                     _log.error("turn_end_not_stored", turn_id=running.turn_id, attempt=attempt)
-                except LookupError:
-                    _log.info("turn_gone", turn_id=running.turn_id)
-                    return None
                 else:
                     log.running = None
                     log.turns_started += 1
@@ -207,6 +213,14 @@ class LocalRunner:
             **answer.usage,
         )
         return following
+
+    async def _has_ended(self, running: RunningTurn, status: Ending) -> bool:
+        found = await self._store.turn(running.log.user_id, running.turn_id)
+        return found is not None and found[1].status == status
+
+    async def _running_now(self, thread_key: int) -> Turn | None:
+        turns = await self._store.open_turns(thread_key)
+        return turns[0] if turns and turns[0].status == "running" else None
 
     async def cancel_running(self, thread_key: int, turn_id: str | None) -> None:
         """Stop the thread's running turn (if it is that one), also when it runs in the store but not yet here."""
