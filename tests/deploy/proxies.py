@@ -203,7 +203,8 @@ class Nginx(Proxy):
 
 class Caddy(Proxy):
     name = "caddy"
-    site = ""
+    secure = False
+    """Whether it listens with TLS, as `localhost`, with a certificate of an authority of its own."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
@@ -219,7 +220,7 @@ class Caddy(Proxy):
 
     def environment(self) -> dict[str, str]:
         return super().environment() | {
-            "SITE": self.site or f"http://:{self.port}",
+            "SITE": f"https://localhost:{self.port}" if self.secure else f"http://:{self.port}",
             "UPSTREAMS": " ".join(self.upstreams),
             "CADDY_ADMIN": self._admin,
             "XDG_DATA_HOME": str(self.folder / "data"),
@@ -242,6 +243,13 @@ class Caddy(Proxy):
 
 
 PROXIES: Mapping[str, type[Proxy]] = {"nginx": Nginx, "caddy": Caddy}
+
+
+IMPATIENT: Mapping[str, dict[str, str]] = {
+    "nginx": {},
+    "caddy": {"\tlb_try_duration 5s\n": "\tlb_try_duration 300ms\n"},
+}
+"""Changes with which a proxy does not wait for a gateway that a test will not start again."""
 
 
 @contextlib.contextmanager
