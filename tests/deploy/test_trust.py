@@ -14,6 +14,7 @@ import httpx2
 import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
+from websockets.typing import Origin
 
 from tests.client import Client
 from tests.deploy.conftest import OWNER, NewClient, NewGateway, NewProxy
@@ -113,10 +114,10 @@ async def test_with_tls_sockets_open_pages_are_recognised_and_links_say_https(
         assert f"https://{host}/" in json.dumps(answer.json())
     url = f"wss://{host}/api/demo/ws"
     options: dict[str, Any] = {"ssl": trusting(ca_path), "additional_headers": alice, "proxy": None}
-    async with connect(url, origin=f"https://{host}", **options) as line:
+    async with connect(url, origin=Origin(f"https://{host}"), **options) as line:
         assert json.loads(await line.recv())["type"] == "ready"
     with pytest.raises(InvalidStatus) as refused:
-        await connect(url, origin="https://evil.example", **options)
+        await connect(url, origin=Origin("https://evil.example"), **options)
     assert refused.value.response.status_code == 403
 
 
