@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
 from pydantic import BaseModel
 from ruamel.yaml import YAML
@@ -17,6 +18,7 @@ from ruamel.yaml import YAML
 from gateway import server
 from gateway.endpoints.attachments import MULTIPART_BYTES
 from gateway.settings import Settings
+from tests.deploy.conftest import NewProxy
 from tests.deploy.proxies import DEPLOY
 from tests.server import GatewayProcess
 
@@ -135,9 +137,9 @@ def test_every_variable_is_in_the_example_and_no_secret_in_the_file(name: str) -
                 assert "${" in value, f"{service}: {variable}"
 
 
-def test_every_variable_of_the_example_is_used_and_what_is_asked_for_is_empty() -> None:
+def test_every_variable_of_the_example_is_used_and_it_holds_no_secret() -> None:
     assert examples() == set().union(*map(interpolated, COMPOSE))
-    for variable in ("ANTHROPIC_API_KEY", "OPENAI_API_KEY", "POSTGRES_PASSWORD", "REDIS_PASSWORD"):
+    for variable in examples() - {"SITE", "IMAGE"}:
         assert f"\n{variable}=\n" in (DEPLOY / ".env.example").read_text()
 
 
@@ -196,7 +198,16 @@ def test_redis_starts_with_its_configuration_and_a_password_that_no_list_of_proc
         process.stdout.close()  # type: ignore[union-attr]  # a pipe was asked for
 
 
-# The proxies' numbers
+# The proxies
+
+
+async def test_the_proxy_s_health_check_is_answered(new_proxy: NewProxy) -> None:
+    proxy = new_proxy("caddy", ["http://127.0.0.1:9"])
+    for name in COMPOSE:
+        check = read(name)["services"]["proxy"]["healthcheck"]["test"]
+        url = check[-1].replace("127.0.0.1:2019", f"127.0.0.1:{proxy.second_port}")
+        async with httpx2.AsyncClient(trust_env=False) as http:
+            assert (await http.get(url)).status_code == 200
 
 
 def test_the_proxies_are_more_patient_than_the_heartbeat_and_take_what_the_gateway_takes() -> None:

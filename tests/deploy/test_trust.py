@@ -112,6 +112,10 @@ async def test_with_tls_sockets_open_pages_are_recognised_and_links_say_https(
         answer = await http.post("/api/pair/codes", json={})
         assert answer.http_version == "HTTP/2"
         assert f"https://{host}/" in json.dumps(answer.json())
+    if name == "nginx":
+        async with httpx2.AsyncClient(base_url=f"http://127.0.0.1:{proxy.second_port}", trust_env=False) as http:
+            plain = await http.get("/api/agents?x=1", headers={"Host": PUBLIC})
+            assert (plain.status_code, plain.headers["location"]) == (301, f"https://{PUBLIC}/api/agents?x=1")
     url = f"wss://{host}/api/demo/ws"
     options: dict[str, Any] = {"ssl": trusting(ca_path), "additional_headers": alice, "proxy": None}
     async with connect(url, origin=Origin(f"https://{host}"), **options) as line:
