@@ -150,7 +150,7 @@ class LocalRunner:
             del self._by_turn[running.turn_id]
             if self._by_thread.get(log.key) is running:
                 del self._by_thread[log.key]
-            known = await self._logs.disown(log)
+            known = await self._logs.disown(log, running.turn.attempt)
             self._logs.release(log)
         await self._notices.changed(log.user_id, log.thread_id)
         return stored and known
