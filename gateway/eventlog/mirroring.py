@@ -86,6 +86,9 @@ class Mirrors:
         """Mirror `log` from where it stands, and return with all that its stream holds now, if Redis answers."""
         key = key_of(log.key).encode()
         self._logs[key] = log
+        if not self._link.up:
+            self._started = None
+            return
         try:
             await self._look([key])
             if key in self._growing:  # the reader waits for other streams: let it begin anew

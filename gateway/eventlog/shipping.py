@@ -31,7 +31,7 @@ _log = structlog.get_logger(__name__)
 class Shipment:
     """What of one owned log is on its way: a follower, whose position moves when Redis has the events."""
 
-    __slots__ = ("_mark", "announced_at", "attempt", "epoch", "log", "marked", "refused", "shipped", "waiters")
+    __slots__ = ("_mark", "announced_at", "attempt", "end", "epoch", "log", "marked", "refused", "shipped", "waiters")
 
     def __init__(self, log: ThreadLog, attempt: str, mark: Callable[[Shipment], None]) -> None:
         self.log = log
@@ -39,6 +39,8 @@ class Shipment:
         self.epoch = log.epoch
         self.shipped = log.head
         """Offset of the last event that Redis has."""
+        self.end: int | None = None
+        """Offset of the last event that is to be written; None while the log is owned."""
         self.refused = False
         """Another node has gone on with this log: nothing more is written."""
         self.marked = False
@@ -50,7 +52,12 @@ class Shipment:
     @property
     def over(self) -> bool:
         """Whether nothing is left to write."""
-        return self.refused or self.log.epoch != self.epoch or self.shipped >= self.log.head
+        return self.refused or self.log.epoch != self.epoch or self.shipped >= self.last
+
+    @property
+    def last(self) -> int:
+        """Offset of the last event that is to be written by now."""
+        return self.log.head if self.end is None else self.end
 
     def wake(self) -> None:
         if not self.marked and not self.refused:
@@ -74,7 +81,8 @@ class Shipper:
         return shipment
 
     def end(self, shipment: Shipment) -> None:
-        """Write no more than what is there now."""
+        """Write no more than what is there now, and that only if nobody has gone on with the log."""
+        shipment.end = shipment.log.head
         shipment.log.remove_follower(shipment)
 
     async def flush(self, shipment: Shipment) -> None:
@@ -122,8 +130,8 @@ class Shipper:
         for shipment in shipments:
             log = shipment.log
             first = max(shipment.shipped, log.base) + 1  # what was forgotten meanwhile, the store has
-            events = log.events[first - log.base - 1 : first - log.base - 1 + EVENTS_AT_ONCE]
-            last = first + len(events) - 1
+            last = min(first + EVENTS_AT_ONCE - 1, shipment.last)
+            events = log.events[first - log.base - 1 : last - log.base]
             ends.append(last)
             key = key_of(log.key)
             fields = fields_of(events, first, log.durable, shipment.attempt)
@@ -156,6 +164,7 @@ class Shipper:
             if fields.get(b"attempt") == shipment.attempt.encode() and int(epoch) == shipment.epoch:
                 shipment.shipped = max(last, int(offset))
                 return
-        _log.info("log_fenced", thread_id=shipment.log.thread_id)
         shipment.refused = True
-        self._on_refused(shipment.log)
+        if shipment.end is None:
+            _log.info("log_fenced", thread_id=shipment.log.thread_id)
+            self._on_refused(shipment.log)

@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Awaitable, Sequence
 from typing import Any, Self, TypeVar
 
 import structlog
-from redis.asyncio import Redis
+from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import AuthenticationError, ReadOnlyError, RedisError, ResponseError
@@ -25,7 +25,8 @@ ANSWER_SECONDS = 2.0
 CONNECT_SECONDS = 1.0
 BLOCK_MS = 2_000
 """How long a blocking read waits for news. One whose server has died is noticed behind it and `ANSWER_SECONDS`."""
-CONNECTIONS = 64
+CONNECTIONS = 32
+"""Commands of one node at the same time; further ones wait for their turn."""
 RETRY_SECONDS = 0.1
 """Between two tries while Redis is down."""
 
@@ -53,8 +54,9 @@ class RedisLink:
 
     def _connect(self, connections: int) -> Redis:
         # RESP2: one form of every answer, whatever the version of the server.
-        return Redis.from_url(
+        pool = BlockingConnectionPool.from_url(
             self._url,
+            timeout=None,
             protocol=2,
             retry=Retry(NoBackoff(), 0),
             # `ask` bounds every command. With a timeout of its own redis-py writes under asyncio.wait_for, which before
@@ -63,6 +65,7 @@ class RedisLink:
             socket_connect_timeout=CONNECT_SECONDS,
             max_connections=connections,
         )
+        return Redis.from_pool(pool)
 
     @property
     def up(self) -> bool:
