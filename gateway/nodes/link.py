@@ -30,6 +30,9 @@ CONNECTIONS = 32
 RETRY_SECONDS = 0.1
 """Between two tries while Redis is down."""
 
+CLOSED = "the handler is closed"
+"""What uvloop says, as a bare RuntimeError, of a write to a connection that the other side has reset."""
+
 T = TypeVar("T")
 
 _log = structlog.get_logger(__name__)
@@ -97,6 +100,11 @@ class RedisLink:
         except (RedisError, OSError, TimeoutError) as error:
             self.failed(error)
             raise RedisDown(str(error) or type(error).__name__) from error
+        except RuntimeError as error:
+            if CLOSED not in str(error):
+                raise
+            self.failed(error)
+            raise RedisDown("the connection was reset") from error
         if self.up_since is None:
             self.up_since = time.monotonic()
             _log.info("redis_up")
