@@ -33,7 +33,16 @@ LEASE_SECONDS = 3.0
 """Shorter than an operator would set it: the tests wait for it often."""
 START_SECONDS = 60.0
 """All nodes of a test start at once, each with seconds of imports."""
-ALARMS = ("turn_task_failed", "application_failed", "unraisable_exception", "loop_exception", "request_failed")
+ALARMS = (
+    "application_failed",
+    "background_task_failed",
+    "control_handler_failed",
+    "loop_exception",
+    "node_loop_failed",
+    "request_failed",
+    "turn_task_failed",
+    "unraisable_exception",
+)
 """Log lines that must not come, whatever dies."""
 
 
