@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -28,7 +29,8 @@ def postgres_server() -> Iterator[PostgresServer]:
     """A server for all tests of this process. Who stops or freezes one starts one of his own."""
     with PostgresServer() as server:
         server.create_database("template_store")
-        asyncio.run(_migrate(server.url("template_store")))
+        with ThreadPoolExecutor(1) as thread:  # here a loop may run already
+            thread.submit(asyncio.run, _migrate(server.url("template_store"))).result()
         yield server
 
 

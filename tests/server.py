@@ -42,8 +42,10 @@ class GatewayProcess:
         command: Sequence[str] = MODULE,
         python: Path | str = sys.executable,
         ready: str = LISTENING,
+        start_seconds: float = START_SECONDS,
     ) -> None:
         self._ready = ready
+        self._start_seconds = start_seconds
         self.state_dir = state_dir
         self.environment: dict[str, Any] = {
             "AUTH__TOKENS": TOKENS,
@@ -117,7 +119,7 @@ class GatewayProcess:
         process = self._process
         assert process is not None
         assert process.stdout is not None
-        deadline, said = time.monotonic() + START_SECONDS, b""
+        deadline, said = time.monotonic() + self._start_seconds, b""
         while not said.endswith(b"\n"):
             left = deadline - time.monotonic()
             readable, _, _ = select.select([process.stdout], [], [], max(left, 0))

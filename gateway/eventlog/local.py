@@ -143,7 +143,7 @@ class LocalEventLog:
         """Be the one who appends, because a turn runs here. `log` then has all that the store has of `thread`, or has
         now. The caller holds `log.flushing`."""
 
-    async def disown(self, log: ThreadLog) -> bool:
+    async def disown(self, log: ThreadLog, attempt: str | None) -> bool:
         """Undo `own`: the turn has ended, here or elsewhere. Whether all readers on all nodes have its last events."""
         return True
 

@@ -1,11 +1,12 @@
 """Following logs whose turns run on other nodes: one reader for all that this node's clients follow.
 
-XREAD BLOCK of all streams ────▶ ThreadLog.append, which wakes the followers here
+XREAD BLOCK of the streams that grow ────▶ ThreadLog.append, which wakes the followers here
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable
 
 import structlog
@@ -13,15 +14,16 @@ import structlog
 from gateway.errors import StoreUnavailable
 from gateway.eventlog.local import EVENTS_AT_REST, EVENTS_IN_MEMORY
 from gateway.eventlog.log import ThreadLog
-from gateway.eventlog.stream import Batch, batch_of, key_of, place
-from gateway.nodes.link import BLOCK_MS, RETRY_SECONDS, RedisDown, RedisLink
+from gateway.eventlog.stream import STARTS, batch_of, key_of, place
+from gateway.nodes.link import BLOCK_MS, RETRY_SECONDS, Reader, RedisDown, RedisLink
 from gateway.protocol import Done, Event, UserMessage
 from gateway.view import TurnView
 
 ENTRIES_AT_ONCE = 256
 """Of each stream."""
-REFILL_SECONDS = 0.5
-"""Between two tries to read from a store that does not answer."""
+LOOKS_AT_ONCE = 500
+REFILL_SECONDS = 0.25
+"""Between two tries to have from the store what is missing."""
 POKE_MS = 60_000
 
 _log = structlog.get_logger(__name__)
@@ -61,6 +63,8 @@ class Mirrors:
     """The logs that are followed here and owned elsewhere, or nowhere at the moment.
 
     Where each stands is its own position: nothing is kept per stream, and after an outage each goes on where it was.
+    Only the streams of turns that run are read: that another log begins to grow is told in one stream for all of them,
+    so that thousands of conversations at rest cost nothing.
     """
 
     def __init__(self, link: RedisLink, refill: Callable[[ThreadLog], Awaitable[None]]) -> None:
@@ -68,34 +72,39 @@ class Mirrors:
         self._link = link
         self._refill = refill
         self._logs: dict[bytes, ThreadLog] = {}
+        self._growing: dict[bytes, ThreadLog] = {}
+        """Those in which a turn runs."""
         self._stalled: set[bytes] = set()
-        """Streams that are not read while what comes before is fetched from the store."""
+        """Those that are not read while what comes before is fetched from the store."""
+        self._started: bytes | None = None
+        """Up to where it was read which logs begin to grow; None: unknown, and all must be looked at."""
         self._poke = f"agentline:poke:{link.node_id}".encode()
         self._poked = b"0-0"
-        self._some = asyncio.Event()
         self._group: asyncio.TaskGroup | None = None
 
     async def add(self, log: ThreadLog) -> None:
         """Mirror `log` from where it stands, and return with all that its stream holds now, if Redis answers."""
         key = key_of(log.key).encode()
         self._logs[key] = log
-        self._some.set()
-        try:
-            pipeline = self._link.client.pipeline(transaction=False)
-            pipeline.execute_command("XRANGE", key, f"({place(log.epoch, log.head)}", "+", "COUNT", ENTRIES_AT_ONCE)
-            # The reader is waiting for other streams: let it begin anew.
-            pipeline.execute_command("XADD", self._poke, "MAXLEN", 1, "*", "log", log.key)
-            pipeline.execute_command("PEXPIRE", self._poke, POKE_MS)
-            entries, *_ = await self._link.ask(pipeline.execute())
-        except RedisDown:
+        if not self._link.up:
+            self._started = None
             return
-        self._take(key, entries)
+        try:
+            await self._look([key])
+            if key in self._growing:  # the reader waits for other streams: let it begin anew
+                pipeline = self._link.client.pipeline(transaction=False)
+                pipeline.execute_command("XADD", self._poke, "MAXLEN", 1, "*", "thread", log.key)
+                pipeline.execute_command("PEXPIRE", self._poke, POKE_MS)
+                await self._link.ask(pipeline.execute())
+        except RedisDown:
+            self._started = None
 
     def remove(self, log: ThreadLog) -> None:
         """Stop mirroring."""
         key = key_of(log.key).encode()
         if self._logs.get(key) is log:
             del self._logs[key]
+            self._growing.pop(key, None)
             self._stalled.discard(key)
 
     async def run(self) -> None:
@@ -104,37 +113,64 @@ class Mirrors:
             for key in self._stalled:
                 self._group.create_task(self._refilled(key, self._logs[key]), name="refill")
             while True:
-                while not self._logs:
-                    self._some.clear()
-                    await self._some.wait()
-                followed = {k: place(log.epoch, log.head) for k, log in self._logs.items() if k not in self._stalled}
-                keys, ids = [self._poke, *followed], [self._poked, *followed.values()]
                 try:
-                    answer = await reader.read(
-                        "XREAD", "COUNT", ENTRIES_AT_ONCE, "BLOCK", BLOCK_MS, "STREAMS", *keys, *ids
-                    )
+                    if self._started is None:
+                        await self._look_at_all()
+                    await self._read(reader)
                 except RedisDown:
+                    self._started = None
                     await asyncio.sleep(RETRY_SECONDS)
-                    continue
-                for key, entries in answer or ():
-                    if key == self._poke:
-                        self._poked = entries[-1][0]
-                    else:
-                        self._take(key, entries)
+
+    async def _look_at_all(self) -> None:
+        newest = await self._link.run("XREVRANGE", STARTS, "+", "-", "COUNT", 1)
+        self._started = newest[0][0] if newest else b"0-0"
+        keys = list(self._logs)
+        for start in range(0, len(keys), LOOKS_AT_ONCE):
+            await self._look(keys[start : start + LOOKS_AT_ONCE])
+
+    async def _look(self, keys: list[bytes]) -> None:
+        """Have what the streams of these hold now. Raises `RedisDown`."""
+        while keys:
+            pipeline = self._link.client.pipeline(transaction=False)
+            for key in keys:
+                log = self._logs[key]
+                behind = f"({place(log.epoch, log.head)}"
+                pipeline.execute_command("XRANGE", key, behind, "+", "COUNT", ENTRIES_AT_ONCE)
+            answers = await self._link.ask(pipeline.execute())
+            for key, entries in zip(keys, answers, strict=True):
+                self._take(key, entries)
+            full = [key for key, entries in zip(keys, answers, strict=True) if len(entries) == ENTRIES_AT_ONCE]
+            keys = [key for key in full if key in self._logs and key not in self._stalled]
+
+    async def _read(self, reader: Reader) -> None:
+        """Wait for what grows, once."""
+        assert self._started is not None  # noqa: S101 - `run` sees to it
+        places = {key: place(log.epoch, log.head) for key, log in self._growing.items() if key not in self._stalled}
+        streams = {self._poke: self._poked, STARTS.encode(): self._started, **places}
+        command = ("XREAD", "COUNT", ENTRIES_AT_ONCE, "BLOCK", BLOCK_MS, "STREAMS")
+        for key, entries in await reader.read(*command, *streams, *streams.values()) or ():
+            if key == self._poke:
+                self._poked = entries[-1][0]
+            elif key == STARTS.encode():
+                if self._started is not None:  # else an outage was noticed meanwhile
+                    self._started = entries[-1][0]
+                started = {key_of(int(fields[b"thread"])).encode() for _, fields in entries}
+                await self._look([key for key in started if key in self._logs and key not in self._growing])
+            else:
+                self._take(key, entries)
 
     def _take(self, key: bytes, entries: list[tuple[bytes, dict[bytes, bytes]]]) -> None:
         log = self._logs.get(key)
         if log is None or key in self._stalled:
             return
         for entry_id, fields in entries:
-            try:
-                whole = _mirror(log, batch_of(entry_id, fields))
-            except (KeyError, ValueError) as error:
-                _log.error("bad_log_entry", thread_id=log.thread_id, reason=type(error).__name__)
-                whole = False
-            if not whole:
+            if not _mirror(log, entry_id, fields):
                 self._stall(key, log)
-                return
+                break
+        if log.running is not None:
+            self._growing[key] = log
+        else:
+            self._growing.pop(key, None)
 
     def _stall(self, key: bytes, log: ThreadLog) -> None:
         self._stalled.add(key)
@@ -143,23 +179,32 @@ class Mirrors:
 
     async def _refilled(self, key: bytes, log: ThreadLog) -> None:
         while self._logs.get(key) is log:
-            try:
+            before = log.position
+            with contextlib.suppress(StoreUnavailable):
                 await self._refill(log)
-                break
-            except StoreUnavailable:
-                await asyncio.sleep(REFILL_SECONDS)
+                if log.position != before:
+                    break
+            await asyncio.sleep(REFILL_SECONDS)  # until the store answers, and has what is missing
         self._stalled.discard(key)
         if self._logs.get(key) is log:
             await self.add(log)
 
 
-def _mirror(log: ThreadLog, batch: Batch) -> bool:
-    """Append what is new in `batch`. False if something is missing before it, or it begins anew."""
-    if batch.epoch < log.epoch or (batch.epoch == log.epoch and batch.last <= log.head):
+def _mirror(log: ThreadLog, entry_id: bytes, fields: dict[bytes, bytes]) -> bool:
+    """Append what is new in an entry. False if something is missing before it, or it begins anew, or is not readable:
+    then the store is to be asked."""
+    epoch, _, last = entry_id.partition(b"-")
+    if int(epoch) < log.epoch or (int(epoch) == log.epoch and int(last) <= log.head):
         return True
-    if batch.epoch > log.epoch or batch.first > log.head + 1:
+    try:
+        batch = batch_of(entry_id, fields)
+        if batch.epoch > log.epoch or batch.first > log.head + 1:
+            return False
+        events = batch.events[log.head + 1 - batch.first :]
+    except (KeyError, ValueError) as error:
+        _log.error("bad_log_entry", thread_id=log.thread_id, reason=type(error).__name__)
         return False
-    for event in batch.events[log.head + 1 - batch.first :]:
+    for event in events:
         append(log, event)
     log.durable = max(log.durable, min(batch.durable, log.head))
     log.forget(keep=EVENTS_IN_MEMORY if log.running is not None else EVENTS_AT_REST)

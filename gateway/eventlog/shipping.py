@@ -16,14 +16,14 @@ import structlog
 from redis.exceptions import ResponseError
 
 from gateway.eventlog.log import ThreadLog
-from gateway.eventlog.stream import KEPT_MS, fields_of, key_of, place
+from gateway.eventlog.stream import KEPT_MS, fields_of, key_of, place, write_start
 from gateway.nodes.link import RETRY_SECONDS, RedisDown, RedisLink
 
 EVENTS_AT_ONCE = 512
 """In one entry at most."""
 LOGS_AT_ONCE = 64
-KEEP_SECONDS = 600.0
-"""Between two prolongations of a stream's life."""
+ANNOUNCE_SECONDS = 600.0
+"""After which a stream's life is prolonged, and that it grows is told again."""
 
 _log = structlog.get_logger(__name__)
 
@@ -31,7 +31,7 @@ _log = structlog.get_logger(__name__)
 class Shipment:
     """What of one owned log is on its way: a follower, whose position moves when Redis has the events."""
 
-    __slots__ = ("_mark", "attempt", "epoch", "kept_at", "log", "marked", "refused", "shipped", "waiters")
+    __slots__ = ("_mark", "announced_at", "attempt", "end", "epoch", "log", "marked", "refused", "shipped", "waiters")
 
     def __init__(self, log: ThreadLog, attempt: str, mark: Callable[[Shipment], None]) -> None:
         self.log = log
@@ -39,10 +39,12 @@ class Shipment:
         self.epoch = log.epoch
         self.shipped = log.head
         """Offset of the last event that Redis has."""
+        self.end: int | None = None
+        """Offset of the last event that is to be written; None while the log is owned."""
         self.refused = False
         """Another node has gone on with this log: nothing more is written."""
         self.marked = False
-        self.kept_at = 0.0
+        self.announced_at = -ANNOUNCE_SECONDS * 2
         self.waiters: list[asyncio.Future[None]] = []
         """Of those who wait until all is written, or nothing will be any more."""
         self._mark = mark
@@ -50,7 +52,12 @@ class Shipment:
     @property
     def over(self) -> bool:
         """Whether nothing is left to write."""
-        return self.refused or self.log.epoch != self.epoch or self.shipped >= self.log.head
+        return self.refused or self.log.epoch != self.epoch or self.shipped >= self.last
+
+    @property
+    def last(self) -> int:
+        """Offset of the last event that is to be written by now."""
+        return self.log.head if self.end is None else self.end
 
     def wake(self) -> None:
         if not self.marked and not self.refused:
@@ -74,7 +81,8 @@ class Shipper:
         return shipment
 
     def end(self, shipment: Shipment) -> None:
-        """Write no more than what is there now."""
+        """Write no more than what is there now, and that only if nobody has gone on with the log."""
+        shipment.end = shipment.log.head
         shipment.log.remove_follower(shipment)
 
     async def flush(self, shipment: Shipment) -> None:
@@ -122,36 +130,41 @@ class Shipper:
         for shipment in shipments:
             log = shipment.log
             first = max(shipment.shipped, log.base) + 1  # what was forgotten meanwhile, the store has
-            events = log.events[first - log.base - 1 : first - log.base - 1 + EVENTS_AT_ONCE]
-            last = first + len(events) - 1
+            last = min(first + EVENTS_AT_ONCE - 1, shipment.last)
+            events = log.events[first - log.base - 1 : last - log.base]
             ends.append(last)
             key = key_of(log.key)
             fields = fields_of(events, first, log.durable, shipment.attempt)
             behind = place(log.epoch, log.durable)
             pipeline.execute_command("XADD", key, "MINID", "~", behind, place(log.epoch, last), *fields)
         now = time.monotonic()
-        for shipment in shipments:
-            if now - shipment.kept_at > KEEP_SECONDS:
-                shipment.kept_at = now
-                pipeline.execute_command("PEXPIRE", key_of(shipment.log.key), KEPT_MS)
+        announced = [shipment for shipment in shipments if now - shipment.announced_at > ANNOUNCE_SECONDS]
+        for shipment in announced:
+            pipeline.execute_command("PEXPIRE", key_of(shipment.log.key), KEPT_MS)
+            write_start(pipeline, shipment.log.key)
         answers: list[Any] = await self._link.ask(pipeline.execute(raise_on_error=False))
+        for answer in answers[len(shipments) :]:
+            if isinstance(answer, ResponseError):
+                raise self._link.down(answer)
         for shipment, last, answer in zip(shipments, ends, answers, strict=False):
             if isinstance(answer, ResponseError):
                 await self._refused(shipment, last, answer)
             else:
                 shipment.shipped = last
+        for shipment in announced:
+            shipment.announced_at = now
 
     async def _refused(self, shipment: Shipment, last: int, answer: ResponseError) -> None:
         """Redis has a later entry: our own, whose answer was lost, or that of a node that has taken over."""
         if "equal or smaller" not in str(answer):
-            self._link.failed(answer)
-            raise RedisDown(str(answer))
+            raise self._link.down(answer)
         newest = await self._link.run("XREVRANGE", key_of(shipment.log.key), "+", "-", "COUNT", 1)
         for entry_id, fields in newest:
             epoch, _, offset = entry_id.partition(b"-")
             if fields.get(b"attempt") == shipment.attempt.encode() and int(epoch) == shipment.epoch:
                 shipment.shipped = max(last, int(offset))
                 return
-        _log.info("log_fenced", thread_id=shipment.log.thread_id)
         shipment.refused = True
-        self._on_refused(shipment.log)
+        if shipment.end is None:
+            _log.info("log_fenced", thread_id=shipment.log.thread_id)
+            self._on_refused(shipment.log)

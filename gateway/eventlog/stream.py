@@ -18,6 +18,12 @@ KEPT_MS = 3600 * 1000
 """How long a stream outlives the last sign of its turn. What a reader misses then, the store has."""
 
 
+STARTS = "agentline:starts"
+"""The stream that names every log in which somebody begins to write, so that nobody must read those at rest."""
+STARTS_KEPT = 10_000
+"""About. A node that falls further behind looks at all logs that it follows."""
+
+
 class Batch(NamedTuple):
     """Adjacent events; none if the entry only says that the store has all up to `last`."""
 
@@ -50,11 +56,17 @@ def fields_of(events: list[Event], first: int, durable: int, attempt: str) -> tu
     return ("first", first, "durable", durable, "attempt", attempt, "events", encode_events(events))
 
 
+def write_start(pipeline: Pipeline, thread_key: int) -> None:
+    """Tell all nodes that this log grows, after its first entry."""
+    pipeline.execute_command("XADD", STARTS, "MAXLEN", "~", STARTS_KEPT, "*", "thread", thread_key)
+
+
 def write_nudge(pipeline: Pipeline, thread_key: int, epoch: int, head: int) -> None:
     """Tell mirrors that the store has all up to `head`, which nobody has written to the stream."""
     key = key_of(thread_key)
     pipeline.execute_command("XADD", key, place(epoch, head), *fields_of([], head + 1, head, ""))
     pipeline.execute_command("PEXPIRE", key, KEPT_MS)
+    write_start(pipeline, thread_key)
 
 
 def batch_of(entry_id: bytes, fields: Mapping[bytes, bytes]) -> Batch:

@@ -31,7 +31,10 @@ class StreamedEventLog(LocalEventLog):
     def __init__(self, store: Store, link: RedisLink) -> None:
         super().__init__(store)
         self._link = link
-        self._owned: dict[int, Shipment] = {}
+        self._owners: dict[int, str] = {}
+        """By thread: the attempt of the turn that runs here."""
+        self._shipments: dict[str, Shipment] = {}
+        """By attempt."""
         self._shipper = Shipper(link, self.lost)
         self._mirrors = Mirrors(link, self._refill)
         self.on_lost: Callable[[ThreadLog], None] = lambda log: None
@@ -63,24 +66,26 @@ class StreamedEventLog(LocalEventLog):
         if self._logs.get(log.key) is not log:
             self._mirrors.remove(log)
 
-    async def own(self, log: ThreadLog, attempt: str | None, thread: Thread | None = None) -> None:
-        if attempt is None:
-            return
+    async def own(self, log: ThreadLog, attempt: str | None, thread: Thread | None) -> None:
+        assert attempt is not None, "a node claims a turn before it runs it"  # noqa: S101 - an order of calls
         self._mirrors.remove(log)
         await self._catch_up(log, thread)
         if thread is not None and log.head > thread.head:  # what was mirrored never became durable
             await self._renew(log)
-        self._owned[log.key] = self._shipper.begin(log, attempt)
+        self._owners[log.key] = attempt
+        self._shipments[attempt] = self._shipper.begin(log, attempt)
 
-    async def disown(self, log: ThreadLog) -> bool:
-        shipment = self._owned.pop(log.key, None)
-        if shipment is None:  # the store did not answer before the turn was stopped
+    async def disown(self, log: ThreadLog, attempt: str | None) -> bool:
+        shipment = self._shipments.pop(attempt or "", None)
+        if shipment is None:  # it was never owned: the store did not answer
             return False
+        if self._owners.get(log.key) == attempt:
+            del self._owners[log.key]
         self._shipper.end(shipment)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(FLUSH_SECONDS):
                 await self._shipper.flush(shipment)
-        if self._logs.get(log.key) is log:
+        if self._logs.get(log.key) is log and log.key not in self._owners:
             await self._mirrors.add(log)
         return shipment.over and not shipment.refused
 
@@ -106,7 +111,7 @@ class StreamedEventLog(LocalEventLog):
 
     async def catch_up(self, log: ThreadLog, thread: Thread | None = None) -> None:
         async with log.flushing:
-            if log.key not in self._owned:
+            if log.key not in self._owners:
                 await self._catch_up(log, thread)
 
     async def _catch_up(self, log: ThreadLog, thread: Thread | None) -> None:
@@ -152,7 +157,7 @@ class StreamedEventLog(LocalEventLog):
     async def vouches(self, log: ThreadLog, position: Position) -> bool:
         if position.epoch > log.epoch:
             await self.catch_up(log)
-        if position.epoch == log.epoch and position.offset > log.head and log.key not in self._owned:
+        if position.epoch == log.epoch and position.offset > log.head and log.key not in self._owners:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(REACH_SECONDS):
                     await until(log, lambda: position.epoch != log.epoch or position.offset <= log.head)

@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Awaitable, Sequence
 from typing import Any, Self, TypeVar
 
 import structlog
-from redis.asyncio import Redis
+from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import AuthenticationError, ReadOnlyError, RedisError, ResponseError
@@ -25,9 +25,13 @@ ANSWER_SECONDS = 2.0
 CONNECT_SECONDS = 1.0
 BLOCK_MS = 2_000
 """How long a blocking read waits for news. One whose server has died is noticed behind it and `ANSWER_SECONDS`."""
-CONNECTIONS = 64
+CONNECTIONS = 32
+"""Commands of one node at the same time; further ones wait for their turn."""
 RETRY_SECONDS = 0.1
 """Between two tries while Redis is down."""
+
+CLOSED = "the handler is closed"
+"""What uvloop says, as a bare RuntimeError, of a write to a connection that the other side has reset."""
 
 T = TypeVar("T")
 
@@ -53,8 +57,9 @@ class RedisLink:
 
     def _connect(self, connections: int) -> Redis:
         # RESP2: one form of every answer, whatever the version of the server.
-        return Redis.from_url(
+        pool = BlockingConnectionPool.from_url(
             self._url,
+            timeout=None,
             protocol=2,
             retry=Retry(NoBackoff(), 0),
             # `ask` bounds every command. With a timeout of its own redis-py writes under asyncio.wait_for, which before
@@ -63,6 +68,7 @@ class RedisLink:
             socket_connect_timeout=CONNECT_SECONDS,
             max_connections=connections,
         )
+        return Redis.from_pool(pool)
 
     @property
     def up(self) -> bool:
@@ -94,6 +100,11 @@ class RedisLink:
         except (RedisError, OSError, TimeoutError) as error:
             self.failed(error)
             raise RedisDown(str(error) or type(error).__name__) from error
+        except RuntimeError as error:
+            if CLOSED not in str(error):
+                raise
+            self.failed(error)
+            raise RedisDown("the connection was reset") from error
         if self.up_since is None:
             self.up_since = time.monotonic()
             _log.info("redis_up")
@@ -102,6 +113,11 @@ class RedisLink:
     async def run(self, *command: Any) -> Any:
         """`ask`, of one command given by its words."""
         return await self.ask(called(self.client, *command))
+
+    def down(self, error: BaseException) -> RedisDown:
+        """What to raise when Redis did not do what a primary does."""
+        self.failed(error)
+        return RedisDown(str(error) or type(error).__name__)
 
     def failed(self, error: BaseException) -> None:
         """Redis did not do what a primary does."""

@@ -150,7 +150,7 @@ class LocalRunner:
             del self._by_turn[running.turn_id]
             if self._by_thread.get(log.key) is running:
                 del self._by_thread[log.key]
-            known = await self._logs.disown(log)
+            known = await self._logs.disown(log, running.turn.attempt)
             self._logs.release(log)
         await self._notices.changed(log.user_id, log.thread_id)
         return stored and known
@@ -173,6 +173,7 @@ class LocalRunner:
         self._approvals.cancel(running)
         answer.fail_open_calls()
         following: Turn | None = None
+        unanswered: int | None = None
         for attempt in itertools.count(1):
             async with log.flushing:
                 done = running.done(status, failure)
@@ -201,17 +202,17 @@ class LocalRunner:
                     start_next=not self.draining or self.start_following is not None,
                 )
                 try:
-                    following = await self._store.finish(outcome)
+                    try:
+                        following = await self._store.finish(outcome)
+                    except LookupError:
+                        # The first try may have been committed, and only the answer lost.
+                        if unanswered != log.head or not await self._has_ended(running, status):
+                            _log.info("turn_gone", turn_id=running.turn_id)
+                            return False, None
+                        following = await self._running_now(log.key)
                 except StoreUnavailable:
+                    unanswered = log.head
                     _log.error("turn_end_not_stored", turn_id=running.turn_id, attempt=attempt)
-                except LookupError:
-                    # A try whose answer was lost may have stored it. What then follows is found by whoever looks.
-                    if attempt == 1 or not await self._ended_as(running, status):
-                        _log.info("turn_gone", turn_id=running.turn_id)
-                        return False, None
-                    following = None
-                    self._show_end(log, done, checkpoint)
-                    break
                 else:
                     self._show_end(log, done, checkpoint)
                     break
@@ -237,18 +238,17 @@ class LocalRunner:
         log.append(done)
         self._logs.settled(log, checkpoint)
 
-    async def _ended_as(self, running: RunningTurn, status: Ending) -> bool:
+    async def _has_ended(self, running: RunningTurn, status: Ending) -> bool:
         """Whether the store has this very end of the turn."""
-        while True:
-            try:
-                found = await self._store.turn(None, running.turn_id)
-            except StoreUnavailable:
-                await asyncio.sleep(STORE_RETRY_SECONDS)
-                continue
-            if found is None:
-                return False
-            thread, turn = found
-            return (turn.status, turn.attempt, thread.epoch) == (status, running.turn.attempt, running.log.epoch)
+        found = await self._store.turn(None, running.turn_id)
+        if found is None:
+            return False
+        thread, turn = found
+        return (turn.status, turn.attempt, thread.epoch) == (status, running.turn.attempt, running.log.epoch)
+
+    async def _running_now(self, thread_key: int) -> Turn | None:
+        turns = await self._store.open_turns(thread_key)
+        return turns[0] if turns and turns[0].status == "running" else None
 
     async def cancel_running(self, thread_key: int, turn_id: str | None) -> None:
         """As in `Runner`."""

@@ -108,6 +108,8 @@ class NodeRunner:
 
     async def start(self, turn: Turn) -> None:
         """Queue the turn, and run it here if no other is first. While Redis is down it waits for the sweeper."""
+        if not self._link.up:
+            return
         try:
             if not self._has_room:
                 await self._queue.enqueue([turn.turn_id])

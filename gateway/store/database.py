@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager
-from typing import Protocol, TypeVar
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from sqlalchemy import Connection
+
+if TYPE_CHECKING:
+    from gateway.store.postgres import PostgresDatabase
+    from gateway.store.sqlite import SqliteDatabase
 
 T = TypeVar("T")
 
@@ -43,17 +48,28 @@ def is_postgres(url: str) -> bool:
     return url.partition(":")[0].partition("+")[0] in ("postgres", "postgresql")
 
 
-def open_database(url: str) -> AbstractAsyncContextManager[Database]:
+@asynccontextmanager
+async def open_database(url: str) -> AsyncIterator[Database]:
     """Make and migrate what is missing, and use the database until the block ends.
 
     Raises:
         ValueError: `url` is of no use; its text does not repeat it.
         StoreUnavailable: it cannot be opened; `DatabaseTooNew` if a newer program wrote it.
     """
-    if is_postgres(url):
-        from gateway.store.postgres import PostgresDatabase  # who keeps to SQLite does not load the driver
+    # Only the one that is used is loaded, and beside the event loop: it takes a while.
+    load: Callable[[], type[PostgresDatabase | SqliteDatabase]] = _postgres if is_postgres(url) else _sqlite
+    kind = await asyncio.to_thread(load)
+    async with kind.open(url) as database:
+        yield database
 
-        return PostgresDatabase.open(url)
+
+def _postgres() -> type[PostgresDatabase]:
+    from gateway.store.postgres import PostgresDatabase
+
+    return PostgresDatabase
+
+
+def _sqlite() -> type[SqliteDatabase]:
     from gateway.store.sqlite import SqliteDatabase
 
-    return SqliteDatabase.open(url)
+    return SqliteDatabase

@@ -138,7 +138,7 @@ class PostgresDatabase:
             StoreUnavailable: it cannot be opened; `DatabaseTooNew` if a newer program wrote it.
         """
         try:
-            await _migrate(url)
+            await asyncio.to_thread(asyncio.run, _migrate(url))  # in a loop of its own: Alembic takes a while
         except ValueError:
             raise ValueError("the database URL cannot be read") from None
         except Exception as error:

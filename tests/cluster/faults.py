@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
@@ -18,6 +19,8 @@ TAKEOVER_SECONDS = 2.0
 """How long after the end of its lease a dead node's turn may still be shown as running."""
 SLACK_SECONDS = 1.5
 """For a machine that does other things, too."""
+BUSY = 0.75
+"""How often it is the node that runs the most turns that dies."""
 TOGETHER_SECONDS = 0.75
 """Clocks: Postgres keeps milliseconds, and a signal is not sent at the moment that is noted."""
 
@@ -81,9 +84,11 @@ class Faults:
     async def _victim(self, rng: random.Random) -> Node:
         deadline = time.monotonic() + 60
         while True:
-            healthy = [node for node in self.cluster.all if node.healthy and (node.url or node.worker)]
+            healthy = [node for node in self.cluster.all if node.healthy]
             if len(healthy) > 1:
-                return rng.choice(healthy)
+                busy = Counter(call.node for call in self.cluster.upstream.calls if call.ended_at is None)
+                rng.shuffle(healthy)
+                return max(healthy, key=lambda node: busy[node.name]) if rng.random() < BUSY else healthy[0]
             assert time.monotonic() < deadline, "the nodes do not come back"
             await asyncio.sleep(0.05)
 

@@ -29,9 +29,20 @@ from tests.server import TOKENS, GatewayProcess
 
 __all__ = ["LEASE_SECONDS", "Cluster", "Node"]
 
-LEASE_SECONDS = 2.0
+LEASE_SECONDS = 3.0
 """Shorter than an operator would set it: the tests wait for it often."""
-ALARMS = ("turn_task_failed", "application_failed", "unraisable_exception", "loop_exception", "request_failed")
+START_SECONDS = 60.0
+"""All nodes of a test start at once, each with seconds of imports."""
+ALARMS = (
+    "application_failed",
+    "background_task_failed",
+    "control_handler_failed",
+    "loop_exception",
+    "node_loop_failed",
+    "request_failed",
+    "turn_task_failed",
+    "unraisable_exception",
+)
 """Log lines that must not come, whatever dies."""
 
 
@@ -56,8 +67,9 @@ class Node(GatewayProcess):
         asked = ("worker",) if worker else ("serve", "--port", str(self.port))
         module = ("-m", "gateway") if sabotage is None else ("-m", "tests.cluster.sabotage", sabotage)
         ready = "running turns" if worker else f"listening on http://127.0.0.1:{self.port}"
-        super().__init__(folder / name, environment, (*module, *asked), ready=ready)
+        super().__init__(folder / name, environment, (*module, *asked), ready=ready, start_seconds=START_SECONDS)
         self.frozen_since: float | None = None
+        self._started = False
         self.postgres: Wire | None = None
         self.redis: Wire | None = None
         """The ways to its database and its Redis, where the kit was asked to put a proxy there."""
@@ -68,11 +80,12 @@ class Node(GatewayProcess):
 
     @property
     def healthy(self) -> bool:
-        """It runs and is not frozen."""
-        return self.running and self.frozen_since is None
+        """It has started and is not frozen."""
+        return self._started and self.frozen_since is None
 
     def _await_readiness(self) -> str:
         super()._await_readiness()
+        self._started = True
         self.url = "" if self.worker else f"http://127.0.0.1:{self.port}"
         return self.url
 
@@ -88,13 +101,12 @@ class Node(GatewayProcess):
         self.frozen_since = None
 
     def _reaped(self, code: int) -> int:
-        self.frozen_since = None
+        self.frozen_since, self._started = None, False
         return super()._reaped(code)
 
     def close(self) -> None:
-        """End it, and give its port back."""
-        self.thaw()
-        self.stop_now()
+        """End it by force, and give its port back."""
+        self.kill_now()
         self._reservation.close()
 
     @property
@@ -197,7 +209,6 @@ class Cluster:
         }
         node = Node(name, self.folder, settings, worker=worker, sabotage=self._sabotage)
         node.postgres, node.redis = postgres, redis
-        self._stack.callback(node._reservation.close)
         return node
 
     async def __aexit__(
@@ -206,9 +217,5 @@ class Cluster:
         if error is not None:
             print(f"the logs of the nodes are in {self.folder}")
         for node in self.all:
-            if node.running:
-                node.thaw()
-                with contextlib.suppress(ProcessLookupError):
-                    node.terminate() if error is None else os.kill(node.pid, signal.SIGKILL)
-        await asyncio.gather(*(asyncio.to_thread(node.close) for node in self.all))
+            node.close()
         await self._stack.aclose()

@@ -104,8 +104,7 @@ def no_fences() -> None:
     def unimpressed(self: StreamedEventLog, log: ThreadLog) -> None:
         pass
 
-    StreamedEventLog._refused = unimpressed  # type: ignore[method-assign]  # that is what it is for
-    StreamedEventLog.fenced = unimpressed  # type: ignore[method-assign]  # that is what it is for
+    StreamedEventLog.lost = unimpressed  # type: ignore[method-assign]  # that is what it is for
 
 
 def steerable() -> None:

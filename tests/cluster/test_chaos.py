@@ -27,8 +27,8 @@ async def talking(device: Device, watcher: Device, turns: int, gap: float, seed:
     sent = []
     for number in range(turns):
         thread_id = f"{device.name}-{rng.randrange(max(1, turns // 3))}"
-        interval = rng.choice((0.0, 0.02, 0.04))
-        pieces = rng.randint(3, int(longest / 0.04))
+        interval = rng.choice((0.0, 0.03, 0.05, 0.05))
+        pieces = rng.randint(3, int(longest / 0.05))
         marker = f"s{seed}-{device.name}-{number}"
         message = await device.send(asking(marker, pieces, interval), thread_id=thread_id, id=marker, within=60)
         watcher.follow(thread_id)
@@ -40,7 +40,7 @@ async def talking(device: Device, watcher: Device, turns: int, gap: float, seed:
 
 
 async def storm(
-    cluster: Cluster, seed: int, turns: int, plan: Plan, longest: float = 5.0
+    cluster: Cluster, seed: int, turns: int, plan: Plan, longest: float = 7.0
 ) -> tuple[Ledger, Faults, Sequence[Device]]:
     """Devices talk while the plan comes true. Half of the devices believe in a silent connection for ever."""
     await cluster.start()

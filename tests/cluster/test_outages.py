@@ -71,12 +71,12 @@ async def watching(node: Node, seen: list[tuple[float, int, str]]) -> None:
             await asyncio.sleep(0.2)
 
 
-async def talking(device: Device, over: asyncio.Event, seed: int) -> None:
+async def talking(device: Device, over: asyncio.Event, seed: int, longest: int) -> None:
     rng = random.Random(f"{seed} {device.name}")
     number = 0
     while number == 0 or not over.is_set():
         marker = f"s{seed}-{device.name}-{number}"
-        content = asking(marker, pieces=rng.randint(10, 40), interval=0.05)
+        content = asking(marker, pieces=rng.randint(10, longest), interval=0.05)
         sent = await device.send(content, thread_id=f"{device.name}-{number % 2}", id=marker, within=60)
         number += 1
         if rng.random() < 0.5:
@@ -86,8 +86,11 @@ async def talking(device: Device, over: asyncio.Event, seed: int) -> None:
         await device.ended(sent.turn_id, within=60)
 
 
-async def through(cluster: Cluster, outage: Outage, seconds: float, seed: int) -> Seen:
-    """Devices that stay on their nodes talk before, during and behind an outage. Everything is audited."""
+async def through(cluster: Cluster, outage: Outage, seconds: float, seed: int, longest: int = 40) -> Seen:
+    """Devices that stay on their nodes talk before, during and behind an outage. Everything is audited.
+
+    An answer has at most `longest` pieces, twenty of them in a second.
+    """
     await cluster.start()
     over = asyncio.Event()
     async with contextlib.AsyncExitStack() as stack:
@@ -101,7 +104,7 @@ async def through(cluster: Cluster, outage: Outage, seconds: float, seed: int) -
         stack.callback(lambda: [watch.cancel() for watch in watches])
         async with asyncio.TaskGroup() as group:
             for device in devices:
-                group.create_task(talking(device, over, seed))
+                group.create_task(talking(device, over, seed, longest))
             await asyncio.sleep(1.5)
             begin = time.time()
             async with outage():
@@ -305,7 +308,7 @@ async def apart(cluster: Cluster, from_redis: bool, quietly: bool, seconds: floa
         finally:
             wire.mend()
 
-    seen = await through(cluster, outage, seconds, seed)
+    seen = await through(cluster, outage, seconds, seed, longest=160)
     seen.ledger.check(f"seed {seed}")
     return seen
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable
@@ -28,22 +29,33 @@ from tests.fakes.messages_script import (
     start,
 )
 
-__all__ = ["Paid", "Upstream", "asking", "text_of"]
+__all__ = ["Paid", "Upstream", "asking", "marker_of", "text_of"]
+
+_ASKED = re.compile(r"\[(\S+) (\d+) ([\d.]+)\]")
 
 
 def asking(marker: str, pieces: int = 10, interval: float = 0.02) -> str:
     """A message that is answered by so many pieces of text, one every `interval` seconds."""
-    return f"{marker} {pieces} {interval}"
+    return f"[{marker} {pieces} {interval}]"
 
 
-def _pieces(content: str) -> tuple[str, list[str], float]:
-    marker, pieces, interval = content.split(" ")
-    return marker, [f"{marker}/{number} " for number in range(int(pieces))], float(interval)
+def marker_of(content: str) -> str:
+    """What names a message that `asking` made; of several in one, the last. Empty if there is none."""
+    asked = _ASKED.findall(content)
+    return str(asked[-1][0]) if asked else ""
+
+
+def _pieces(content: str) -> tuple[list[str], float]:
+    asked = _ASKED.findall(content)
+    if not asked:
+        raise ValueError("no such message")
+    marker, pieces, interval = asked[-1]
+    return [f"{marker}/{number} " for number in range(int(pieces))], float(interval)
 
 
 def text_of(content: str) -> str:
     """The whole answer to a message that `asking` made."""
-    return "".join(_pieces(content)[1])
+    return "".join(_pieces(content)[0])
 
 
 @dataclass(slots=True, eq=False)
@@ -115,7 +127,7 @@ class Upstream:
 
     def _answer(self, node: str, call: Call) -> Script:
         question = call.question
-        paid = Paid(question.partition(" ")[0], node, time.time())
+        paid = Paid(marker_of(question), node, time.time())
         self.calls.append(paid)
         task = asyncio.get_running_loop().create_task(self._watch(call, paid))
         self._tasks.add(task)
@@ -123,7 +135,7 @@ class Upstream:
         special = self.script(call)
         if special is not None:
             return special
-        _, pieces, interval = _pieces(question)
+        pieces, interval = _pieces(question)
         steps: list[Step] = [*start(), BlockStart({"type": "text", "text": ""})]
         for number, piece in enumerate(pieces):
             steps.append(BlockDelta({"type": "text_delta", "text": piece}))

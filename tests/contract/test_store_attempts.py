@@ -5,10 +5,13 @@ from typing import Any
 
 import pytest
 from msgspec.structs import replace
+from sqlalchemy import String, bindparam, update
 
+from gateway.store import tables
 from gateway.store.base import Store
 from gateway.store.records import Checkpoint, Claim
 from gateway.store.sql import SqlStore
+from gateway.store.turns import ENDING
 from tests.contract.test_store import approval, end, log_of, new, segment
 
 
@@ -59,6 +62,33 @@ async def test_of_many_that_claim_a_turn_at_once_exactly_one_wins(store_url: str
             standing = {claim.turn.attempt for claim in claims}
             assert len(standing) == 1
             assert standing < set(names)
+
+
+async def test_without_the_look_at_the_standing_attempt_several_win(
+    store_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The control: it is the condition of the one statement that the test above depends on."""
+    claim = update(tables.turns).where(tables.turns.c.turn_id == bindparam("turn")).values(attempt=bindparam("as"))
+    monkeypatch.setattr("gateway.store.turns.CLAIM", claim)
+    async with SqlStore.open(store_url) as store:
+        await store.accept(new("1"))
+        claims = await asyncio.gather(*(claimed(store, "u-1", str(n)) for n in range(5)))
+        assert len({claim.turn.attempt for claim in claims}) == 5
+
+
+async def test_without_the_fence_another_attempt_ends_the_turn(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The control of what is asked further below."""
+    unfenced = (
+        update(tables.turns)
+        .where(tables.turns.c.turn_id == bindparam("turn"), bindparam("as", type_=String).is_not(None))
+        .values({name: bindparam(f"new_{name}") for name in ENDING})
+        .returning(tables.turns.c.number, tables.turns.c.answer_id)
+    )
+    monkeypatch.setattr("gateway.store.turns.ENDED", unfenced)
+    accepted = await store.accept(new("1"))
+    await claimed(store, "u-1", "one")
+    await store.finish(end(accepted, 1, 3, attempt="two"))
+    assert await log_of(store, accepted.thread.key) == [(1, 3)]
 
 
 async def test_what_runs_is_listed_by_whether_it_was_claimed(store: Store) -> None:

@@ -60,6 +60,10 @@ class Proxy(ABC):
         self.upstreams = [urlsplit(url).netloc for url in upstreams]
         self.changes = dict(changes or {})
         self.url = f"http://127.0.0.1:{port}"
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.second_port: int = probe.getsockname()[1]
+            """For what it listens on besides."""
         self._process: subprocess.Popen[bytes] | None = None
 
     @classmethod
@@ -156,7 +160,7 @@ class Nginx(Proxy):
         site = self.folder / "agentline.conf"
         own = {
             SERVER_LINE: "".join(SERVER_LINE.replace("127.0.0.1:8080", upstream) for upstream in self.upstreams),
-            PLAIN_PORT: f"listen unix:{self.folder}/plain.sock;",
+            PLAIN_PORT: f"listen 127.0.0.1:{self.second_port};",
             TLS_LISTEN: f"listen 127.0.0.1:{self.port}{' ssl http2' if self.certificate else ''};",
             "/var/log/nginx/access.log": f"{self.folder}/access.log",
         }
@@ -203,13 +207,12 @@ class Nginx(Proxy):
 
 class Caddy(Proxy):
     name = "caddy"
-    site = ""
+    secure = False
+    """Whether it listens with TLS, as `localhost`, with a certificate of an authority of its own."""
 
-    def __init__(self, *arguments: Any, **options: Any) -> None:
-        super().__init__(*arguments, **options)
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self._admin = f"127.0.0.1:{probe.getsockname()[1]}"
+    @property
+    def admin(self) -> str:
+        return f"127.0.0.1:{self.second_port}"
 
     def render(self) -> None:
         # It would put its own authority among those that the machine trusts, and take port 80.
@@ -219,9 +222,9 @@ class Caddy(Proxy):
 
     def environment(self) -> dict[str, str]:
         return super().environment() | {
-            "SITE": self.site or f"http://:{self.port}",
+            "SITE": f"https://localhost:{self.port}" if self.secure else f"http://:{self.port}",
             "UPSTREAMS": " ".join(self.upstreams),
-            "CADDY_ADMIN": self._admin,
+            "CADDY_ADMIN": self.admin,
             "XDG_DATA_HOME": str(self.folder / "data"),
             "XDG_CONFIG_HOME": str(self.folder / "config"),
         }
@@ -232,7 +235,7 @@ class Caddy(Proxy):
     def reload(self) -> None:
         command = [self.needed(), "reload", "--config", str(self.folder / "Caddyfile"), "--adapter", "caddyfile"]
         done = subprocess.run(
-            [*command, "--address", self._admin, "--force"],
+            [*command, "--address", self.admin, "--force"],
             check=False,
             timeout=30,
             capture_output=True,
@@ -242,6 +245,13 @@ class Caddy(Proxy):
 
 
 PROXIES: Mapping[str, type[Proxy]] = {"nginx": Nginx, "caddy": Caddy}
+
+
+IMPATIENT: Mapping[str, dict[str, str]] = {
+    "nginx": {},
+    "caddy": {"\tlb_try_duration 5s\n": "\tlb_try_duration 300ms\n"},
+}
+"""Changes with which a proxy does not wait for a gateway that a test will not start again."""
 
 
 @contextlib.contextmanager

@@ -16,7 +16,7 @@ from tests.deploy.proxies import Proxy, reload
 PIECES, EVERY, RELOADS = 90, 15, 5
 PACE = 0.03
 TEXT = "".join(f"{n} " for n in range(1, PIECES + 1))
-IMPATIENT = {
+CUTTING = {
     "nginx": {"worker_shutdown_timeout 30m;": "worker_shutdown_timeout 100ms;"},
     "caddy": {"\tgrace_period 30s\n": "\tgrace_period 100ms\n"},
 }
@@ -120,7 +120,7 @@ async def test_nginx_keeps_open_connections_through_reloads(
 async def test_clients_whose_connections_a_reload_cuts_miss_nothing_and_see_nothing_twice(
     name: str, new_gateway: NewGateway, new_proxy: NewProxy, new_client: NewClient
 ) -> None:
-    proxy = new_proxy(name, [new_gateway().url], IMPATIENT[name])
+    proxy = new_proxy(name, [new_gateway().url], CUTTING[name])
     sockets, events = await stream_through_reloads(proxy, new_client)
     assert min(sockets) >= RELOADS - 1, "each reload cuts the sockets, unless the turn ends first"
     if name == "nginx":  # Caddy leaves a stream alone as long as it can

@@ -12,7 +12,7 @@ import pytest
 
 from tests.client import Client
 from tests.deploy.conftest import NewClient, NewGateway, NewProxy
-from tests.deploy.proxies import PROXIES, Proxy
+from tests.deploy.proxies import IMPATIENT, PROXIES, Proxy
 from tests.server import GatewayProcess
 
 NOT_DONE = {"nginx": ("draining",), "caddy": ("draining", "unavailable")}
@@ -123,7 +123,7 @@ async def test_with_no_gateway_left_clients_are_told_to_come_back(
     name: str, new_gateway: NewGateway, new_proxy: NewProxy
 ) -> None:
     gateway = new_gateway()
-    proxy = new_proxy(name, [gateway.url])
+    proxy = new_proxy(name, [gateway.url], IMPATIENT[name])
     await gateway.stop()
     async with proxy.http(event_hooks={}) as http:
         answer = await http.get("/api/agents")

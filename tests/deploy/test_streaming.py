@@ -8,6 +8,7 @@ import json
 import os
 import socket
 import threading
+from collections.abc import AsyncIterator
 
 import httpx2
 import pytest
@@ -142,10 +143,16 @@ async def test_close_codes_and_refusals_are_the_gateway_s(
     assert stays.frames[-1]["type"] == "goodbye"
 
 
-async def test_a_file_of_19_mb_goes_up_and_comes_back(proxy: Proxy) -> None:
+@pytest.mark.parametrize("told", [True, False], ids=["with-length", "in-chunks"])
+async def test_a_file_of_19_mb_goes_up_and_comes_back(proxy: Proxy, told: bool) -> None:
     content = b"\x89PNG\r\n\x1a\n" + os.urandom(19_000_000)
+
+    async def pieces() -> AsyncIterator[bytes]:
+        for start in range(0, len(content), 65536):
+            yield content[start : start + 65536]
+
     async with proxy.http(timeout=30) as http:
-        answer = await http.post("/api/attachments", content=content)
+        answer = await http.post("/api/attachments", content=content if told else pieces())
         assert answer.status_code == 201, answer.text
         assert answer.json()["size"] == len(content)
         back = await http.get(f"/api/attachments/{answer.json()['id']}")

@@ -240,6 +240,19 @@ def test_secrets_do_not_show(home: Path) -> None:
     assert settings.auth.tokens["alice"].get_secret_value() == SECRET
 
 
+@pytest.mark.parametrize("scheme", ["postgres", "postgresql", "postgresql+asyncpg"])
+def test_a_postgres_url_may_be_written_in_each_usual_way(home: Path, scheme: str) -> None:
+    settings = load(home, AGENTLINE_DATABASE_URL=f"{scheme}://me:{SECRET}@db.example.org:5433/line?sslmode=require")
+    assert settings.database == f"postgresql+asyncpg://me:{SECRET}@db.example.org:5433/line?sslmode=require"
+    assert SECRET not in repr(settings) + str(settings)
+
+
+@pytest.mark.parametrize("url", ["mysql://host/db", "postgresql+psycopg://host/db", "postgresql:host", "sqlite"])
+def test_another_database_is_refused(home: Path, url: str) -> None:
+    with pytest.raises(SettingsError, match="DATABASE_URL is wrong: must begin with sqlite:/// or postgresql://"):
+        load(home, AGENTLINE_DATABASE_URL=url)
+
+
 def test_origins_are_separated_by_commas_or_a_list(home: Path) -> None:
     assert load(home, AGENTLINE_ALLOWED_ORIGINS="https://a.b, c.d:3 ,").allowed_origins == ("https://a.b", "c.d:3")
     assert load(home, AGENTLINE_ALLOWED_ORIGINS='["https://a.b/"]').allowed_origins == ("https://a.b",)

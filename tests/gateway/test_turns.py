@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from gateway.errors import Busy, Draining, IdConflict, NotFound, NotRetryable, QueueFull, StoreUnavailable
-from gateway.eventlog.local import LocalEventLog
+from gateway.eventlog.local import LocalEventLog, decode_events
 from gateway.eventlog.position import Position
 from gateway.runner.stream import RETRIES
 from gateway.store.records import Outcome
@@ -470,6 +470,38 @@ async def test_done_waits_for_the_store_and_comes_once(tmp_path: Path) -> None:
             assert (await parts.ended(accepted)).status == "completed"
             positions = [Position.parse(f["cursor"]) for f in phone.frames if "cursor" in f]
             assert positions == sorted(positions)  # type: ignore[type-var]  # none is None
+
+
+class LosesAnswers(SqlStore):
+    """A store whose first `finish` commits, but whose answer never arrives: the connection broke."""
+
+    lost = False
+
+    async def finish(self, outcome: Outcome) -> StoredTurn | None:
+        following = await super().finish(outcome)
+        if not self.lost:
+            self.lost = True
+            raise StoreUnavailable
+        return following
+
+
+async def test_an_end_whose_answer_was_lost_is_shown_all_the_same_and_the_next_turn_starts(tmp_path: Path) -> None:
+    async with LosesAnswers.open(f"sqlite:///{tmp_path}/store.db") as store:
+        async with engine(store, tmp_path, a=says("x")) as parts:
+            phone = parts.client()
+            first = await phone.send(thread_id="t")
+            second = await phone.send(thread_id="t")
+            ends = [await phone.until("done", within=5) for _ in range(2)]
+            assert [(done["turn_id"], done["status"]) for done in ends] == [
+                (first.turn.turn_id, "completed"),
+                (second.turn.turn_id, "completed"),
+            ]
+        thread = await store.thread("alice", "t")
+        assert thread is not None
+        logged = [e for s in await store.segments(thread.key, 0, 99) for e in decode_events(s)]
+        assert [Position.parse(e.cursor or "") for e in logged] == [
+            Position(thread.epoch, offset) for offset in range(1, thread.head + 1)
+        ]
 
 
 async def test_nothing_is_accepted_while_draining_and_what_runs_is_interrupted_in_the_end(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import AsyncIterator
-from pathlib import Path
 
 from msgspec.structs import replace
 
@@ -23,8 +22,8 @@ class GatewayStore:
 
     @classmethod
     @contextlib.asynccontextmanager
-    async def open(cls, folder: Path) -> AsyncIterator[GatewayStore]:
-        async with SqlStore.open(f"sqlite:///{folder}/gateway.db") as store:
+    async def open(cls, url: str) -> AsyncIterator[GatewayStore]:
+        async with SqlStore.open(url) as store:
             yield cls(store)
 
     async def add(

@@ -19,12 +19,15 @@ from tests.notifications.sqlite_store import SqliteStore
 Store: TypeAlias = MemoryStore | SqliteStore | GatewayStore
 
 
-@pytest.fixture(params=["memory", "sqlite", "gateway"])
+@pytest.fixture(params=["memory", "sqlite", "gateway", "gateway on postgres"])
 async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Store]:
     if request.param == "memory":
         yield MemoryStore()
     elif request.param == "gateway":
-        async with GatewayStore.open(tmp_path) as gateways:
+        async with GatewayStore.open(f"sqlite:///{tmp_path}/gateway.db") as gateways:
+            yield gateways
+    elif request.param == "gateway on postgres":
+        async with GatewayStore.open(request.getfixturevalue("postgres_url")) as gateways:
             yield gateways
     else:
         made = SqliteStore(tmp_path / "outbox.db")

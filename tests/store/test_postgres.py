@@ -162,14 +162,14 @@ async def test_a_server_that_stands_still_is_unavailable_in_time_and_all_is_well
         try:
             for _ in range(2):  # connections that are open, then new ones
                 began = time.monotonic()
-                calls = [store.accept(new(str(n))) for n in range(15)]
+                calls = [store.accept(new(str(n), thread_id=f"t-{n}")) for n in range(15)]
                 results = await asyncio.gather(*calls, return_exceptions=True)
                 assert all(isinstance(result, StoreUnavailable) for result in results)
                 assert time.monotonic() - began < 2
         finally:
             own_server.thaw()
         await healed(store)
-        await asyncio.gather(*(store.accept(new(str(n))) for n in range(15)))
+        await asyncio.gather(*(store.accept(new(str(n), thread_id=f"t-{n}")) for n in range(15)))
         began = time.monotonic()
     assert time.monotonic() - began < 3
 
@@ -312,7 +312,7 @@ async def test_threads_changed_at_once_by_two_nodes_have_an_order(postgres_url: 
 
 async def test_without_their_queue_they_have_none(postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The control."""
-    monkeypatch.setattr(rows, "_QUEUE_UP", text("SELECT :queue + :place"))
+    monkeypatch.setattr(rows, "_QUEUE_UP", text("SELECT CAST(:queue AS int), CAST(:place AS int)"))
     async with SqlStore.open(postgres_url) as one, SqlStore.open(postgres_url) as other:
         assert await touched_at_once(one, other) > 0
 

@@ -21,3 +21,4 @@ def upgrade() -> None:
     )
     if op.get_context().dialect.name == "postgresql":  # images are compressed already
         op.execute("ALTER TABLE attachment_bytes ALTER COLUMN bytes SET STORAGE EXTERNAL")
+        op.create_table_comment("steers", "messages that were handed to a running turn under a client's id")
