@@ -94,6 +94,11 @@ class RedisLink:
         except (RedisError, OSError, TimeoutError) as error:
             self.failed(error)
             raise RedisDown(str(error) or type(error).__name__) from error
+        except RuntimeError as error:  # what uvloop says of a connection that is being reset: redis-py lets it through
+            if "handler is closed" not in str(error):
+                raise
+            self.failed(error)
+            raise RedisDown("the connection is closed") from error
         if self.up_since is None:
             self.up_since = time.monotonic()
             _log.info("redis_up")
