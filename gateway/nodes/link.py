@@ -105,12 +105,12 @@ class RedisLink:
                 await self.client.connection_pool.disconnect(inuse_connections=False)
             raise RedisDown(f"it refuses commands: {code}") from error
         except (RedisError, OSError, TimeoutError) as error:
-            self.failed(error)
+            await self._broken(error)
             raise RedisDown(str(error) or type(error).__name__) from error
         except RuntimeError as error:
             if CLOSED not in str(error):
                 raise
-            self.failed(error)
+            await self._broken(error)
             raise RedisDown("the connection was reset") from error
         if self.up_since is None:
             self.up_since = time.monotonic()
@@ -125,6 +125,13 @@ class RedisLink:
         """What to raise when Redis did not do what a primary does."""
         self.failed(error)
         return RedisDown(str(error) or type(error).__name__)
+
+    async def _broken(self, error: BaseException) -> None:
+        """The idle connections have gone the same way, most likely: each would fail one more command, long after."""
+        if self.up:
+            self.failed(error)
+            with contextlib.suppress(RedisError, OSError):
+                await self.client.connection_pool.disconnect(inuse_connections=False)
 
     def failed(self, error: BaseException) -> None:
         """Redis did not do what a primary does."""

@@ -8,6 +8,8 @@ import pytest
 import uvloop
 
 from gateway.nodes.link import RedisDown, RedisLink
+from tests.cluster.wire import Wire
+from tests.nodes.conftest import eventually
 from tests.redis_server import RedisServer
 
 
@@ -52,3 +54,14 @@ def test_a_write_to_a_connection_that_was_just_closed_counts_as_redis_down_on_uv
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(scene())
+
+
+async def test_of_connections_that_broke_in_their_sleep_one_command_fails(redis: RedisServer) -> None:
+    async with Wire(redis.port) as wire, RedisLink(f"redis://127.0.0.1:{wire.port}/0") as link:
+        await asyncio.gather(*(link.run("PING") for _ in range(20)))
+        assert wire.open == 20
+        wire.reset()
+        await eventually(lambda: not wire.open)
+        with pytest.raises(RedisDown):
+            await link.run("PING")
+        assert len(await asyncio.gather(*(link.run("PING") for _ in range(20)))) == 20
