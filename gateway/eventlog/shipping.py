@@ -109,7 +109,7 @@ class Shipper:
                 shipment.marked = False
             try:
                 await self._ship([one for one in batch if not one.over])
-            except RedisDown:
+            except (RedisDown, ResponseError):
                 for shipment in batch:
                     shipment.wake()
                 await asyncio.sleep(RETRY_SECONDS)

@@ -70,7 +70,12 @@ class Whole:
 
 @contextlib.asynccontextmanager
 async def whole_node(
-    redis: RedisServer, store: Store, folder: Path, lease: float = LEASE_SECONDS, takes_turns: bool = True, **streams: Stream
+    redis: RedisServer,
+    store: Store,
+    folder: Path,
+    lease: float = LEASE_SECONDS,
+    takes_turns: bool = True,
+    **streams: Stream,
 ) -> AsyncIterator[Whole]:
     """A node with one agent per stream."""
     made = Settings(state_dir=folder)
