@@ -159,7 +159,9 @@ class Mirrors:
             if key == self._poke:
                 self._poked = entries[-1][0]
             elif key == STARTS.encode():
-                if self._started is not None:  # else an outage was noticed meanwhile
+                if len(entries) == ENTRIES_AT_ONCE:  # too far behind: some may not be kept any more
+                    self._started = None
+                elif self._started is not None:  # else an outage was noticed meanwhile
                     self._started = entries[-1][0]
                 begun = {key_of(int(fields[b"thread"])).encode() for _, fields in entries}
                 await self._look([key for key in begun if key in self._logs and key not in self._growing])

@@ -11,6 +11,7 @@ import pytest
 from sqlalchemy import text
 
 from gateway.eventlog.stream import key_of, write_nudge
+from gateway.nodes.link import BLOCK_MS, RedisDown
 from gateway.nodes.queue import QUEUE, QUEUED
 from gateway.store.sql import SqlStore
 from providers import Completed, Event, TextDelta, Turn
@@ -54,8 +55,8 @@ async def pair(
 ) -> AsyncIterator[tuple[Whole, Whole]]:
     """One that runs turns, and one that only serves."""
     async with (
-        whole_node(redis, store, folder, **streams) as runs,
-        whole_node(redis, store, folder, takes_turns=False, **streams) as serves,
+        whole_node(redis, store, folder, streams) as runs,
+        whole_node(redis, store, folder, streams, takes_turns=False) as serves,
     ):
         yield runs, serves
 
@@ -63,7 +64,7 @@ async def pair(
 async def test_a_node_goes_on_when_redis_refused_all_that_it_asked_for_a_while(
     redis: RedisServer, store: SqlStore, tmp_path: Path
 ) -> None:
-    async with whole_node(redis, store, tmp_path, a=echoes) as node:
+    async with whole_node(redis, store, tmp_path, {"a": echoes}) as node:
         await node.ended(await node.submit())
         redis.command("DEL", QUEUE)
         redis.command("SET", QUEUE, "no stream")
@@ -122,13 +123,14 @@ async def test_a_log_that_the_store_has_lost_a_part_of_keeps_no_other_from_becom
 ) -> None:
     """As after a failover of Postgres to a replica that lacked the last commits."""
     one, two = Held(), Held()
-    async with whole_node(redis, store, tmp_path, a=one, b=two) as node:
+    async with whole_node(redis, store, tmp_path, {"a": one, "b": two}) as node:
         first, second = await node.submit(agent="a"), await node.submit(agent="b")
         await asyncio.gather(one.begun.wait(), two.begun.wait())
         await node.logs.checkpoint()
         lost = "UPDATE threads SET head = 0 WHERE key = :key"
         await store.database.write(lambda connection: connection.execute(text(lost), {"key": first.thread.key}))
-        one.go_on.set(), two.go_on.set()
+        one.go_on.set()
+        two.go_on.set()
         assert (await node.ended(second)).status == "completed"
         again = await node.submit(agent="b")
         assert (await node.ended(again)).status == "completed"
@@ -140,7 +142,7 @@ async def test_a_turn_that_ends_while_its_entry_is_made_anew_leaves_nothing_behi
     redis: RedisServer, store: SqlStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     held = Held()
-    async with whole_node(redis, store, tmp_path, lease=0.4, a=held) as node:
+    async with whole_node(redis, store, tmp_path, {"a": held}, lease=0.4) as node:
         accepted = await node.submit()
         await held.begun.wait()
         queue = node.runner._queue
@@ -192,3 +194,41 @@ async def test_a_nudge_before_the_owners_own_entry_ends_no_turn(
             told.set()
             assert (await runs.ended(accepted)).status == "completed"
             await eventually(lambda: mirror.head == log.head and mirror.running is None)
+
+
+async def test_who_was_apart_while_a_turn_began_and_redis_lost_its_beginning_follows_it_all_the_same(
+    redis: RedisServer, store: SqlStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = Held()
+    async with pair(redis, store, tmp_path, a=held, b=echoes) as (runs, serves):
+        first = await serves.submit(agent="a", thread_id="t")
+        held.go_on.set()
+        await serves.ended(first)
+        held.go_on.clear()
+        held.begun.clear()
+        async with serves.logs.held(first.thread.key) as log:
+            await eventually(lambda: log.running is None and log.head > 2)
+            together, mirrors = asyncio.Event(), serves.logs._mirrors
+            read, look = mirrors._read, mirrors._look_at_all
+
+            async def apart(*_: object) -> None:
+                await together.wait()
+                raise RedisDown
+
+            monkeypatch.setattr(mirrors, "_read", apart)
+            monkeypatch.setattr(mirrors, "_look_at_all", apart)
+            await asyncio.sleep(BLOCK_MS / 1000 + 0.2)  # until the read ends that is under way
+            second = await runs.submit(agent="a", thread_id="t")
+            await held.begun.wait()
+            await redis.kill()
+            redis.forget()
+            await eventually(lambda: not runs.link.up)
+            await redis.restart()
+            await eventually(lambda: runs.link.up)
+            monkeypatch.setattr(mirrors, "_read", read)
+            monkeypatch.setattr(mirrors, "_look_at_all", look)
+            together.set()
+            await asyncio.sleep(0.5)
+            held.go_on.set()
+            await runs.ended(second)
+            await eventually(lambda: log.head > 5 and log.running is None)
