@@ -18,6 +18,7 @@ from typing import Any, Self
 
 import msgspec
 import structlog
+from redis.exceptions import ResponseError
 
 from gateway.clock import now
 from gateway.errors import NodeUnavailable, StoreUnavailable
@@ -41,6 +42,8 @@ GRACE_SECONDS = 1.0
 """After an outage of Redis, before anything is taken over: those who live say so first."""
 TAKEOVER_SECONDS = 0.5
 """Between two looks for turns whose node is dead, at most; less where the lease is short."""
+REFUSED_SECONDS = 1.0
+"""Before another try when Redis answers, but refuses."""
 ENDING_SECONDS = 15.0
 """How long the end of a turn may take that was told to stop, wherever it runs."""
 STOPPING_SECONDS = 1.0
@@ -118,7 +121,7 @@ class NodeRunner:
                 await self._queue.enqueue([turn.turn_id])
             elif (entry := await self._queue.enqueue_and_take(turn.turn_id)) is not None:
                 self._begin(entry)
-        except RedisDown:
+        except (RedisDown, ResponseError):
             _log.error("turn_not_queued", turn_id=turn.turn_id)
 
     def _begin(self, entry: Entry, overdue: bool = False) -> None:
@@ -153,7 +156,7 @@ class NodeRunner:
                 if following is not None:
                     await self.start(following)
             # Else its node lives, and will say so; or it is overdue in a lease.
-        except RedisDown:
+        except (RedisDown, ResponseError):
             pass  # its end is in the store: whoever takes it over next finds that
         finally:
             self._taken.pop(turn_id, None)
@@ -236,7 +239,10 @@ class NodeRunner:
         turns = [] if thread is None else await self._store.open_turns(thread.key)
         if not any(turn.status == "running" and turn.attempt is not None for turn in turns):
             return None
-        answer = await self._control.ask("steer", new=msgspec.to_builtins(new))
+        try:
+            answer = await self._control.ask("steer", new=msgspec.to_builtins(new))
+        except ValueError:  # too long to be told: it waits for a turn of its own
+            return None
         return msgspec.convert(answer["accepted"], Accepted | None)
 
     async def end_of(self, thread_key: int) -> None:
@@ -265,19 +271,36 @@ class NodeRunner:
                         self._begin(entry)
                 except RedisDown:
                     await asyncio.sleep(RETRY_SECONDS)
+                except ResponseError as error:
+                    await self._refused("take", error)
 
     async def _beat(self) -> None:
         while True:
             try:
                 for entry in await self._queue.beat(self._taken.values()):
                     if self._taken.get(entry.turn_id) == entry:
-                        self._taken[entry.turn_id] = await self._queue.keep(entry.turn_id)
+                        await self._keep(entry.turn_id)
                 if not self._taken:
                     await self._link.run("PING")
             except RedisDown:
                 await asyncio.sleep(RETRY_SECONDS)
+            except ResponseError as error:
+                await self._refused("beat", error)
             else:
                 await asyncio.sleep(self._lease_seconds / 4)
+
+    async def _keep(self, turn_id: str) -> None:
+        """Have an entry for a turn whose own Redis has lost. If the turn has ended meanwhile, so has the new entry."""
+        entry = await self._queue.keep(turn_id)
+        if turn_id in self._taken:
+            self._taken[turn_id] = entry
+        else:
+            await self._queue.done(entry)
+
+    async def _refused(self, what: str, error: ResponseError) -> None:
+        """Redis does not understand: perhaps it will when an operator has looked."""
+        _log.error("queue_refused", loop=what, reason=str(error).partition(" ")[0])
+        await asyncio.sleep(REFUSED_SECONDS)
 
     async def _take_over(self) -> None:
         while not self.draining:
@@ -285,9 +308,13 @@ class NodeRunner:
             up_since = self._link.up_since
             if up_since is None or time.monotonic() - up_since < GRACE_SECONDS:
                 continue
-            with contextlib.suppress(RedisDown):
+            try:
                 for entry in await self._queue.overdue(round(self._lease_seconds * 1000)):
                     self._begin(entry, overdue=True)
+            except RedisDown:
+                pass
+            except ResponseError as error:
+                await self._refused("take over", error)
 
     async def drain(self, seconds: float) -> None:
         self.draining = True

@@ -33,6 +33,7 @@ from tests.gateway.engine import Scripted, Stream
 from tests.redis_server import RedisServer
 
 LEASE_SECONDS = 3.0
+"""Of which tests that need another one say so."""
 
 
 @dataclass(frozen=True)
@@ -73,9 +74,16 @@ async def whole_node(
     redis: RedisServer,
     store: Store,
     folder: Path,
+<<<<<<< HEAD
     lease: float = LEASE_SECONDS,
     takes_turns: bool = True,
     **streams: Stream,
+=======
+    streams: dict[str, Stream],
+    *,
+    lease: float = LEASE_SECONDS,
+    takes_turns: bool = True,
+>>>>>>> hostile6
 ) -> AsyncIterator[Whole]:
     """A node with one agent per stream."""
     made = Settings(state_dir=folder)

@@ -58,7 +58,7 @@ async def test_a_read_that_waits_when_the_primary_becomes_a_replica_finds_redis_
         queue = TurnQueue(link)
         await taken(link, queue, ["u-0"])
         reading = asyncio.create_task(queue.take(reader, 1))
-        await eventually(lambda: b"blocked_clients:1" in bytes(redis.command("INFO", "clients") or b""))  # type: ignore[arg-type]
+        await eventually(lambda: b"blocked_clients:1" in bytes(redis.command("INFO", "clients") or b""))
         redis.command("REPLICAOF", "127.0.0.1", "1")
         with pytest.raises(RedisDown):
             await reading
