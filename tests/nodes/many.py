@@ -74,16 +74,10 @@ async def whole_node(
     redis: RedisServer,
     store: Store,
     folder: Path,
-<<<<<<< HEAD
-    lease: float = LEASE_SECONDS,
-    takes_turns: bool = True,
-    **streams: Stream,
-=======
     streams: dict[str, Stream],
     *,
     lease: float = LEASE_SECONDS,
     takes_turns: bool = True,
->>>>>>> hostile6
 ) -> AsyncIterator[Whole]:
     """A node with one agent per stream."""
     made = Settings(state_dir=folder)
