@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Sequence
 from typing import Any, Self, TypeVar
@@ -16,7 +17,7 @@ import structlog
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import AuthenticationError, ReadOnlyError, RedisError, ResponseError
+from redis.exceptions import AuthenticationError, RedisError, ResponseError
 
 from gateway.ids import new_id
 
@@ -32,6 +33,13 @@ RETRY_SECONDS = 0.1
 
 CLOSED = "the handler is closed"
 """What uvloop says, as a bare RuntimeError, of a write to a connection that the other side has reset."""
+
+ABOUT_THE_COMMAND = frozenset(("BUSYGROUP", "ERR", "NOGROUP", "NOSCRIPT", "WRONGTYPE"))
+"""Codes of errors that are about what was asked. Any other one, such as OOM, NOREPLICAS or UNBLOCKED, is about the
+server: it does not do now what it will do later."""
+_IN_SCRIPT = re.compile(r"@user_script: ?\d+: -([A-Z]+) ")
+"""Before Redis 7 an error of a command that a script called stands within another one."""
+_IN_PIPELINE = re.compile(r"of pipeline caused error: \(['\"]([A-Z]+) ")
 
 T = TypeVar("T")
 
@@ -85,18 +93,17 @@ class RedisLink:
         try:
             async with asyncio.timeout(seconds):
                 answer = await command
-        except ReadOnlyError as error:  # a primary that has become a replica: another server is it now
-            await self.client.connection_pool.disconnect(inuse_connections=False)
-            self.failed(error)
-            raise RedisDown(str(error)) from error
         except AuthenticationError as error:
             self.failed(error)
             raise RedisDown("it refuses the password") from error
         except ResponseError as error:
-            if str(error).partition(" ")[0] in ("LOADING", "MASTERDOWN", "READONLY", "MISCONF", "OOM"):
-                self.failed(error)
-                raise RedisDown(str(error)) from error
-            raise
+            code = _code_of(error)
+            if code in ABOUT_THE_COMMAND:
+                raise
+            self.failed(error)
+            if code == "READONLY":  # a primary that has become a replica: another server is it now
+                await self.client.connection_pool.disconnect(inuse_connections=False)
+            raise RedisDown(f"it refuses commands: {code}") from error
         except (RedisError, OSError, TimeoutError) as error:
             self.failed(error)
             raise RedisDown(str(error) or type(error).__name__) from error
@@ -176,6 +183,16 @@ class Reader:
         if self._blocked and self._id is not None:
             with contextlib.suppress(RedisDown, ResponseError):
                 await self._link.run("CLIENT", "UNBLOCK", self._id)
+
+
+def _code_of(error: ResponseError) -> str:
+    """The code that Redis' answer began with, which redis-py takes away where it knows it."""
+    if (inner := _IN_SCRIPT.search(str(error))) is not None:
+        return inner[1]
+    if error.status_code is not None:
+        return error.status_code
+    inner = _IN_PIPELINE.search(str(error))
+    return str(error).partition(" ")[0] if inner is None else inner[1]
 
 
 def called(client: Redis, *command: Any) -> Awaitable[Any]:

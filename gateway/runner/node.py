@@ -26,7 +26,7 @@ from gateway.eventlog.log import ThreadLog, until
 from gateway.eventlog.streamed import StreamedEventLog
 from gateway.ids import new_id
 from gateway.nodes.control import Control
-from gateway.nodes.link import RETRY_SECONDS, RedisDown, RedisLink
+from gateway.nodes.link import RETRY_SECONDS, Reader, RedisDown, RedisLink
 from gateway.nodes.queue import Entry, TurnQueue
 from gateway.runner.local import STORE_RETRY_SECONDS, LocalRunner
 from gateway.runner.running import RunningTurn
@@ -43,7 +43,8 @@ TAKEOVER_SECONDS = 0.5
 """Between two looks for turns whose node is dead, at most; less where the lease is short."""
 ENDING_SECONDS = 15.0
 """How long the end of a turn may take that was told to stop, wherever it runs."""
-SETTLING_SECONDS = 3.0
+STOPPING_SECONDS = 1.0
+SETTLING_SECONDS = 2.0
 """How long a node that stops tries to tell Redis of the turns that it has ended. Else another node finds out."""
 
 _log = structlog.get_logger(__name__)
@@ -77,6 +78,8 @@ class NodeRunner:
         self._fewer = asyncio.Event()
         self._sweeper = Sweeper(store, self._queue, link, self._show_cancelled_at_rest)
         self._taking: asyncio.Task[None] | None = None
+        self._reader: Reader | None = None
+        """That of `_taking`."""
         self._loops: list[asyncio.Task[None]] = []
         local.start_following = self.start
         logs.on_lost = self._lost
@@ -251,6 +254,7 @@ class NodeRunner:
 
     async def _take(self) -> None:
         async with self._link.reader() as reader:
+            self._reader = reader
             while not self.draining:
                 if not self._has_room:
                     self._fewer.clear()
@@ -287,12 +291,21 @@ class NodeRunner:
 
     async def drain(self, seconds: float) -> None:
         self.draining = True
-        self._fewer.set()
-        if self._taking is not None:  # a turn that it is just being given is run, or waits a lease for another node
-            await asyncio.wait({self._taking}, timeout=seconds)
-        await self._local.drain(seconds)
+        until = time.monotonic() + seconds
+        await self._stop_taking()
+        await self._local.drain(max(until - time.monotonic(), 0))
         if self._handling:
             await asyncio.wait(set(self._handling), timeout=SETTLING_SECONDS)
+
+    async def _stop_taking(self) -> None:
+        """A turn that this node is just being given is run; one that it does not hear of waits a lease for another."""
+        self._fewer.set()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(STOPPING_SECONDS):
+                while self._taking is not None and not self._taking.done():
+                    if self._reader is not None:
+                        await self._reader.interrupt()
+                    await asyncio.wait({self._taking}, timeout=0.1)
 
     async def __aenter__(self) -> Self:
         loop = asyncio.get_running_loop()
