@@ -5,13 +5,13 @@ BIN := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest
 OPENCODE := $(VENV)/opencode/node_modules/.bin/opencode
 
-.PHONY: run test test-agents test-web test-streamlit test-soak lint types format bench bench-nodes wheel-check clean
+.PHONY: run test test-agents test-cluster test-web test-streamlit test-soak lint types format bench bench-nodes wheel-check clean
 
 run: $(VENV)/.runtime
 	@$(BIN)/agentline serve $(ARGS)
 
 test: $(VENV)/.dev
-	$(PYTEST) -m "not soak and not agents and not web" --numprocesses 3 --dist loadfile $(ARGS)
+	$(PYTEST) -m "not soak and not agents and not web and not cluster" --numprocesses 3 --dist loadfile $(ARGS)
 
 # Against the real programs of Codex and Claude Code, and of OpenCode where npm can install it.
 test-agents: $(VENV)/.agents
@@ -19,6 +19,10 @@ test-agents: $(VENV)/.agents
 	    npm install --silent --no-save --prefix $(VENV)/opencode opencode-ai@1.18.33; fi
 	AGENTLINE_TEST_OPENCODE=$$([ -x $(OPENCODE) ] && echo $(abspath $(OPENCODE)) || true) \
 	    $(PYTEST) -m "agents and not soak" --numprocesses 2 --dist loadfile $(ARGS)
+
+# Many nodes: gateways that are killed, frozen and restarted over a real Postgres and a real Redis, both from wheels.
+test-cluster: $(VENV)/.dev
+	$(PYTEST) -m "cluster and not soak" $(ARGS)
 
 # The console in Chromium, which must be on PATH.
 test-web: $(VENV)/.dev

@@ -245,16 +245,31 @@ class LocalEventLog:
                 await stack.enter_async_context(log.flushing)
             batch = [self.pending(log) for log in logs]
             if batch:
-                fenced = await self._store.checkpoint(batch)
+                fenced = await self._stored(batch)
                 for log, written in zip(logs, batch, strict=True):
                     if log.key in fenced:
                         self._dirty.discard(log)
                         self.lost(log)
+                        self._drop_if_unused(log)
                     else:
                         self.settled(log, written)
 
+    async def _stored(self, batch: list[Checkpoint]) -> set[int]:
+        """The threads with which somebody else has gone on, or whose log the store has lost a part of.
+
+        One such thread does not keep the others' events from becoming durable.
+        """
+        try:
+            return await self._store.checkpoint(batch)
+        except ValueError:
+            if len(batch) == 1:
+                _log.exception("checkpoint_impossible", thread_key=batch[0].thread_key)
+                return {batch[0].thread_key}
+        half = len(batch) // 2
+        return await self._stored(batch[:half]) | await self._stored(batch[half:])
+
     def lost(self, log: ThreadLog) -> None:
-        """Somebody else has gone on with this log, under a new epoch."""
+        """Somebody else has gone on with this log, under a new epoch; or it does not fit to what the store has."""
         _log.info("log_lost", thread_id=log.thread_id)
 
     async def keep_checkpointing(self) -> None:

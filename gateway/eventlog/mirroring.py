@@ -10,6 +10,7 @@ import contextlib
 from collections.abc import Awaitable, Callable
 
 import structlog
+from redis.exceptions import ResponseError
 
 from gateway.errors import StoreUnavailable
 from gateway.eventlog.local import EVENTS_AT_REST, EVENTS_IN_MEMORY
@@ -22,6 +23,8 @@ from gateway.view import TurnView
 ENTRIES_AT_ONCE = 256
 """Of each stream."""
 LOOKS_AT_ONCE = 500
+REFUSED_SECONDS = 1.0
+"""Before another try when Redis answers, but refuses."""
 REFILL_SECONDS = 0.25
 """Between two tries to have from the store what is missing."""
 POKE_MS = 60_000
@@ -96,7 +99,7 @@ class Mirrors:
                 pipeline.execute_command("XADD", self._poke, "MAXLEN", 1, "*", "thread", log.key)
                 pipeline.execute_command("PEXPIRE", self._poke, POKE_MS)
                 await self._link.ask(pipeline.execute())
-        except RedisDown:
+        except (RedisDown, ResponseError):
             self._started = None
 
     def remove(self, log: ThreadLog) -> None:
@@ -116,10 +119,15 @@ class Mirrors:
                 try:
                     if self._started is None:
                         await self._look_at_all()
-                    await self._read(reader)
+                    else:
+                        await self._read(reader, self._started)
                 except RedisDown:
                     self._started = None
                     await asyncio.sleep(RETRY_SECONDS)
+                except ResponseError as error:
+                    _log.error("logs_not_read", reason=str(error).partition(" ")[0])
+                    self._started = None
+                    await asyncio.sleep(REFUSED_SECONDS)
 
     async def _look_at_all(self) -> None:
         newest = await self._link.run("XREVRANGE", STARTS, "+", "-", "COUNT", 1)
@@ -129,8 +137,8 @@ class Mirrors:
             await self._look(keys[start : start + LOOKS_AT_ONCE])
 
     async def _look(self, keys: list[bytes]) -> None:
-        """Have what the streams of these hold now. Raises `RedisDown`."""
-        while keys:
+        """Have what the streams of these hold now, as far as they are still followed. Raises `RedisDown`."""
+        while keys := [key for key in keys if key in self._logs]:
             pipeline = self._link.client.pipeline(transaction=False)
             for key in keys:
                 log = self._logs[key]
@@ -142,20 +150,21 @@ class Mirrors:
             full = [key for key, entries in zip(keys, answers, strict=True) if len(entries) == ENTRIES_AT_ONCE]
             keys = [key for key in full if key in self._logs and key not in self._stalled]
 
-    async def _read(self, reader: Reader) -> None:
+    async def _read(self, reader: Reader, started: bytes) -> None:
         """Wait for what grows, once."""
-        assert self._started is not None  # noqa: S101 - `run` sees to it
         places = {key: place(log.epoch, log.head) for key, log in self._growing.items() if key not in self._stalled}
-        streams = {self._poke: self._poked, STARTS.encode(): self._started, **places}
+        streams = {self._poke: self._poked, STARTS.encode(): started, **places}
         command = ("XREAD", "COUNT", ENTRIES_AT_ONCE, "BLOCK", BLOCK_MS, "STREAMS")
         for key, entries in await reader.read(*command, *streams, *streams.values()) or ():
             if key == self._poke:
                 self._poked = entries[-1][0]
             elif key == STARTS.encode():
-                if self._started is not None:  # else an outage was noticed meanwhile
+                if len(entries) == ENTRIES_AT_ONCE:  # too far behind: some may not be kept any more
+                    self._started = None
+                elif self._started is not None:  # else an outage was noticed meanwhile
                     self._started = entries[-1][0]
-                started = {key_of(int(fields[b"thread"])).encode() for _, fields in entries}
-                await self._look([key for key in started if key in self._logs and key not in self._growing])
+                begun = {key_of(int(fields[b"thread"])).encode() for _, fields in entries}
+                await self._look([key for key in begun if key in self._logs and key not in self._growing])
             else:
                 self._take(key, entries)
 

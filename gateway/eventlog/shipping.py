@@ -9,6 +9,7 @@ the next batch. No local reader waits for any of it.
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Callable
 from typing import Any
@@ -26,7 +27,8 @@ LOGS_AT_ONCE = 64
 PAUSE_SECONDS = 0.002
 """Between two requests. Fifty streams need a third of the requests then, here and of those who read them."""
 ANNOUNCE_SECONDS = 600.0
-"""After which a stream's life is prolonged, and that it grows is told again."""
+"""After which a stream's life is prolonged, and that it grows is told again; as behind an outage of Redis, which may
+have lost that it was."""
 
 _log = structlog.get_logger(__name__)
 
@@ -47,7 +49,7 @@ class Shipment:
         self.refused = False
         """Another node has gone on with this log: nothing more is written."""
         self.marked = False
-        self.announced_at = -ANNOUNCE_SECONDS * 2
+        self.announced_at = -math.inf
         self.waiters: list[asyncio.Future[None]] = []
         """Of those who wait until all is written, or nothing will be any more."""
         self._mark = mark
@@ -116,7 +118,7 @@ class Shipper:
                 shipment.marked = False
             try:
                 await self._ship(line, [one for one in batch if not one.over])
-            except RedisDown:
+            except (RedisDown, ResponseError):
                 for shipment in batch:
                     shipment.wake()
                 await asyncio.sleep(RETRY_SECONDS)
@@ -146,7 +148,8 @@ class Shipper:
             behind = place(log.epoch, log.durable)
             commands.append(("XADD", key, "MINID", "~", behind, place(log.epoch, last), *fields))
         now = time.monotonic()
-        announced = [shipment for shipment in shipments if now - shipment.announced_at > ANNOUNCE_SECONDS]
+        since = max(now - ANNOUNCE_SECONDS, now if self._link.up_since is None else self._link.up_since)
+        announced = [shipment for shipment in shipments if shipment.announced_at < since]
         for shipment in announced:
             commands.append(("PEXPIRE", key_of(shipment.log.key), KEPT_MS))
             commands.append(start_of(shipment.log.key))
@@ -163,15 +166,19 @@ class Shipper:
             shipment.announced_at = now
 
     async def _refused(self, shipment: Shipment, last: int, answer: ResponseError) -> None:
-        """Redis has a later entry: our own, whose answer was lost, or that of a node that has taken over."""
+        """Redis has a later entry: that of a node that has taken over, under a higher epoch; or one of ours.
+
+        Of this epoch nobody else writes but who knows that the store has all up to there: a nudge, or the turn behind.
+        """
         if "equal or smaller" not in str(answer):
             raise self._link.down(answer)
         newest = await self._link.run("XREVRANGE", key_of(shipment.log.key), "+", "-", "COUNT", 1)
-        for entry_id, fields in newest:
-            epoch, _, offset = entry_id.partition(b"-")
-            if fields.get(b"attempt") == shipment.attempt.encode() and int(epoch) == shipment.epoch:
-                shipment.shipped = max(last, int(offset))
-                return
+        if not newest:  # it has expired since
+            return
+        epoch, _, offset = newest[0][0].partition(b"-")
+        if int(epoch) == shipment.epoch:
+            shipment.shipped = max(last, int(offset))
+            return
         shipment.refused = True
         if shipment.end is None:
             _log.info("log_fenced", thread_id=shipment.log.thread_id)

@@ -18,14 +18,7 @@ from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import (
-    AuthenticationError,
-    MasterDownError,
-    OutOfMemoryError,
-    ReadOnlyError,
-    RedisError,
-    ResponseError,
-)
+from redis.exceptions import AuthenticationError, RedisError, ResponseError
 
 from gateway.ids import new_id
 
@@ -42,8 +35,12 @@ RETRY_SECONDS = 0.1
 CLOSED = "the handler is closed"
 """What uvloop says, as a bare RuntimeError, of a write to a connection that the other side has reset."""
 
-NO_PRIMARY = re.compile(r"(?:^|-)(?:LOADING|MASTERDOWN|READONLY|MISCONF|OOM) ")
-"""How Redis begins to refuse what a primary does that has loaded its data and has room, or within a script's error."""
+ABOUT_THE_COMMAND = frozenset(("BUSYGROUP", "ERR", "NOGROUP", "NOSCRIPT", "WRONGTYPE"))
+"""Codes of errors that are about what was asked. Any other one, such as OOM, NOREPLICAS or UNBLOCKED, is about the
+server: it does not do now what it will do later."""
+_IN_SCRIPT = re.compile(r"@user_script: ?\d+: -([A-Z]+) ")
+"""Before Redis 7 an error of a command that a script called stands within another one."""
+_IN_PIPELINE = re.compile(r"of pipeline caused error: \(['\"]([A-Z]+) ")
 
 T = TypeVar("T")
 
@@ -97,25 +94,24 @@ class RedisLink:
         try:
             async with asyncio.timeout(seconds):
                 answer = await command
-        except ReadOnlyError as error:  # a primary that has become a replica: another server is it now
-            await self.client.connection_pool.disconnect(inuse_connections=False)
-            self.failed(error)
-            raise RedisDown(str(error)) from error
         except AuthenticationError as error:
             self.failed(error)
             raise RedisDown("it refuses the password") from error
         except ResponseError as error:
-            if _is_no_primary(error):
-                self.failed(error)
-                raise RedisDown(str(error)) from error
-            raise
-        except (RedisError, OSError, TimeoutError) as error:
+            code = _code_of(error)
+            if code in ABOUT_THE_COMMAND:
+                raise
             self.failed(error)
+            if code == "READONLY":  # a primary that has become a replica: another server is it now
+                await self.client.connection_pool.disconnect(inuse_connections=False)
+            raise RedisDown(f"it refuses commands: {code}") from error
+        except (RedisError, OSError, TimeoutError) as error:
+            await self._broken(error)
             raise RedisDown(str(error) or type(error).__name__) from error
         except RuntimeError as error:
             if CLOSED not in str(error):
                 raise
-            self.failed(error)
+            await self._broken(error)
             raise RedisDown("the connection was reset") from error
         if self.up_since is None:
             self.up_since = time.monotonic()
@@ -130,6 +126,13 @@ class RedisLink:
         """What to raise when Redis did not do what a primary does."""
         self.failed(error)
         return RedisDown(str(error) or type(error).__name__)
+
+    async def _broken(self, error: BaseException) -> None:
+        """The idle connections have gone the same way, most likely: each would fail one more command, long after."""
+        if self.up:
+            self.failed(error)
+            with contextlib.suppress(RedisError, OSError):
+                await self.client.connection_pool.disconnect(inuse_connections=False)
 
     def failed(self, error: BaseException) -> None:
         """Redis did not do what a primary does."""
@@ -191,7 +194,7 @@ class Line:
             try:
                 answers.append(await connection.read_response())
             except ResponseError as error:
-                if _is_no_primary(error):
+                if _code_of(error) not in ABOUT_THE_COMMAND:
                     raise
                 answers.append(error)
         return answers
@@ -239,10 +242,14 @@ class Reader:
                 await self._link.run("CLIENT", "UNBLOCK", self._id)
 
 
-def _is_no_primary(error: ResponseError) -> bool:
-    # redis-py takes the first word from the errors that it has a class for.
-    known = isinstance(error, ReadOnlyError | MasterDownError | OutOfMemoryError)
-    return known or NO_PRIMARY.search(str(error)) is not None
+def _code_of(error: ResponseError) -> str:
+    """The code that Redis' answer began with, which redis-py takes away where it knows it."""
+    if (inner := _IN_SCRIPT.search(str(error))) is not None:
+        return inner[1]
+    if error.status_code is not None:
+        return error.status_code
+    inner = _IN_PIPELINE.search(str(error))
+    return str(error).partition(" ")[0] if inner is None else inner[1]
 
 
 def called(client: Redis, *command: Any) -> Awaitable[Any]:

@@ -116,11 +116,19 @@ class TurnQueue:
         return _entry(entry_id, turn_id.encode())
 
     async def overdue(self, lease_ms: int, count: int = 100) -> list[Entry]:
-        """Take over turns whose node has not been heard of for a lease."""
-        _, entries, *_ = await self._grouped(
-            lambda: self._link.run("XAUTOCLAIM", QUEUE, GROUP, self._link.node_id, lease_ms, "0-0", "COUNT", count)
-        )
-        return [_entry(entry_id, fields[b"turn"]) for entry_id, fields in entries if entry_id and fields]
+        """Take over turns whose node has not been heard of for a lease: `count` at most, or one more look's worth.
+
+        One look passes over ten times `count` entries of those who live; it takes several to see all.
+        """
+        command = ("XAUTOCLAIM", QUEUE, GROUP, self._link.node_id, lease_ms)
+        found: list[Entry] = []
+        cursor = b"0-0"
+        while len(found) < count:
+            cursor, entries, *_ = await self._grouped(lambda: self._link.run(*command, cursor, "COUNT", count))  # noqa: B023 - awaited at once
+            found += [_entry(entry_id, fields[b"turn"]) for entry_id, fields in entries if entry_id and fields]
+            if cursor == b"0-0":
+                break
+        return found
 
     async def done(self, entry: Entry) -> None:
         """The turn has ended."""

@@ -18,6 +18,7 @@ from typing import Any, Self
 
 import msgspec
 import structlog
+from redis.exceptions import ResponseError
 
 from gateway.clock import now
 from gateway.errors import NodeUnavailable, StoreUnavailable
@@ -26,7 +27,7 @@ from gateway.eventlog.log import ThreadLog, until
 from gateway.eventlog.streamed import StreamedEventLog
 from gateway.ids import new_id
 from gateway.nodes.control import Control
-from gateway.nodes.link import RETRY_SECONDS, RedisDown, RedisLink
+from gateway.nodes.link import RETRY_SECONDS, Reader, RedisDown, RedisLink
 from gateway.nodes.queue import Entry, TurnQueue
 from gateway.runner.local import STORE_RETRY_SECONDS, LocalRunner
 from gateway.runner.running import RunningTurn
@@ -41,9 +42,12 @@ GRACE_SECONDS = 1.0
 """After an outage of Redis, before anything is taken over: those who live say so first."""
 TAKEOVER_SECONDS = 0.5
 """Between two looks for turns whose node is dead, at most; less where the lease is short."""
+REFUSED_SECONDS = 1.0
+"""Before another try when Redis answers, but refuses."""
 ENDING_SECONDS = 15.0
 """How long the end of a turn may take that was told to stop, wherever it runs."""
-SETTLING_SECONDS = 3.0
+STOPPING_SECONDS = 1.0
+SETTLING_SECONDS = 2.0
 """How long a node that stops tries to tell Redis of the turns that it has ended. Else another node finds out."""
 
 _log = structlog.get_logger(__name__)
@@ -77,6 +81,8 @@ class NodeRunner:
         self._fewer = asyncio.Event()
         self._sweeper = Sweeper(store, self._queue, link, self._show_cancelled_at_rest)
         self._taking: asyncio.Task[None] | None = None
+        self._reader: Reader | None = None
+        """That of `_taking`."""
         self._loops: list[asyncio.Task[None]] = []
         local.start_following = self.start
         logs.on_lost = self._lost
@@ -115,7 +121,7 @@ class NodeRunner:
                 await self._queue.enqueue([turn.turn_id])
             elif (entry := await self._queue.enqueue_and_take(turn.turn_id)) is not None:
                 self._begin(entry)
-        except RedisDown:
+        except (RedisDown, ResponseError):
             _log.error("turn_not_queued", turn_id=turn.turn_id)
 
     def _begin(self, entry: Entry, overdue: bool = False) -> None:
@@ -150,7 +156,7 @@ class NodeRunner:
                 if following is not None:
                     await self.start(following)
             # Else its node lives, and will say so; or it is overdue in a lease.
-        except RedisDown:
+        except (RedisDown, ResponseError):
             pass  # its end is in the store: whoever takes it over next finds that
         finally:
             self._taken.pop(turn_id, None)
@@ -233,7 +239,10 @@ class NodeRunner:
         turns = [] if thread is None else await self._store.open_turns(thread.key)
         if not any(turn.status == "running" and turn.attempt is not None for turn in turns):
             return None
-        answer = await self._control.ask("steer", new=msgspec.to_builtins(new))
+        try:
+            answer = await self._control.ask("steer", new=msgspec.to_builtins(new))
+        except ValueError:  # too long to be told: it waits for a turn of its own
+            return None
         return msgspec.convert(answer["accepted"], Accepted | None)
 
     async def end_of(self, thread_key: int) -> None:
@@ -251,6 +260,7 @@ class NodeRunner:
 
     async def _take(self) -> None:
         async with self._link.reader() as reader:
+            self._reader = reader
             while not self.draining:
                 if not self._has_room:
                     self._fewer.clear()
@@ -261,19 +271,36 @@ class NodeRunner:
                         self._begin(entry)
                 except RedisDown:
                     await asyncio.sleep(RETRY_SECONDS)
+                except ResponseError as error:
+                    await self._refused("take", error)
 
     async def _beat(self) -> None:
         while True:
             try:
                 for entry in await self._queue.beat(self._taken.values()):
                     if self._taken.get(entry.turn_id) == entry:
-                        self._taken[entry.turn_id] = await self._queue.keep(entry.turn_id)
+                        await self._keep(entry.turn_id)
                 if not self._taken:
                     await self._link.run("PING")
             except RedisDown:
                 await asyncio.sleep(RETRY_SECONDS)
+            except ResponseError as error:
+                await self._refused("beat", error)
             else:
                 await asyncio.sleep(self._lease_seconds / 4)
+
+    async def _keep(self, turn_id: str) -> None:
+        """Have an entry for a turn whose own Redis has lost. If the turn has ended meanwhile, so has the new entry."""
+        entry = await self._queue.keep(turn_id)
+        if turn_id in self._taken:
+            self._taken[turn_id] = entry
+        else:
+            await self._queue.done(entry)
+
+    async def _refused(self, what: str, error: ResponseError) -> None:
+        """Redis does not understand: perhaps it will when an operator has looked."""
+        _log.error("queue_refused", loop=what, reason=str(error).partition(" ")[0])
+        await asyncio.sleep(REFUSED_SECONDS)
 
     async def _take_over(self) -> None:
         while not self.draining:
@@ -281,18 +308,31 @@ class NodeRunner:
             up_since = self._link.up_since
             if up_since is None or time.monotonic() - up_since < GRACE_SECONDS:
                 continue
-            with contextlib.suppress(RedisDown):
+            try:
                 for entry in await self._queue.overdue(round(self._lease_seconds * 1000)):
                     self._begin(entry, overdue=True)
+            except RedisDown:
+                pass
+            except ResponseError as error:
+                await self._refused("take over", error)
 
     async def drain(self, seconds: float) -> None:
         self.draining = True
-        self._fewer.set()
-        if self._taking is not None:  # a turn that it is just being given is run, or waits a lease for another node
-            await asyncio.wait({self._taking}, timeout=seconds)
-        await self._local.drain(seconds)
+        until = time.monotonic() + seconds
+        await self._stop_taking()
+        await self._local.drain(max(until - time.monotonic(), 0))
         if self._handling:
             await asyncio.wait(set(self._handling), timeout=SETTLING_SECONDS)
+
+    async def _stop_taking(self) -> None:
+        """A turn that this node is just being given is run; one that it does not hear of waits a lease for another."""
+        self._fewer.set()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(STOPPING_SECONDS):
+                while self._taking is not None and not self._taking.done():
+                    if self._reader is not None:
+                        await self._reader.interrupt()
+                    await asyncio.wait({self._taking}, timeout=0.1)
 
     async def __aenter__(self) -> Self:
         loop = asyncio.get_running_loop()

@@ -7,9 +7,12 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
+import uvloop
 from redis.exceptions import ResponseError
 
 from gateway.nodes.link import RedisDown, RedisLink
+from tests.cluster.wire import Wire
+from tests.nodes.conftest import eventually
 from tests.redis_server import RedisServer
 
 
@@ -28,6 +31,43 @@ async def test_whoever_is_cancelled_in_a_command_ends_whatever_the_moment(redis:
             assert done, f"it goes on when it is cancelled at step {steps % 40}"
             assert asking.cancelled()
         assert await link.run("PING") is not None
+
+
+def test_a_write_to_a_connection_that_was_just_closed_counts_as_redis_down_on_uvloop_too(redis: RedisServer) -> None:
+    """uvloop has a RuntimeError for it where asyncio has an OSError, and redis-py lets that through."""
+
+    async def scene() -> None:
+        _, writer = await asyncio.open_connection("127.0.0.1", redis.port)
+        writer.transport.abort()
+
+        async def write() -> None:
+            writer.writelines([b"PING\r\n"])
+            await writer.drain()
+
+        async def other() -> None:
+            raise RuntimeError("of some other kind")
+
+        async with RedisLink(redis.url) as link:
+            await link.run("PING")
+            with pytest.raises(RedisDown):
+                await link.ask(write())
+            assert not link.up
+            with pytest.raises(RuntimeError, match="other kind"):
+                await link.ask(other())
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(scene())
+
+
+async def test_of_connections_that_broke_in_their_sleep_one_command_fails(redis: RedisServer) -> None:
+    async with Wire(redis.port) as wire, RedisLink(f"redis://127.0.0.1:{wire.port}/0") as link:
+        await asyncio.gather(*(link.run("PING") for _ in range(20)))
+        assert wire.open == 20
+        wire.reset()
+        await eventually(lambda: not wire.open)
+        with pytest.raises(RedisDown):
+            await link.run("PING")
+        assert len(await asyncio.gather(*(link.run("PING") for _ in range(20)))) == 20
 
 
 async def test_a_line_gives_each_request_its_own_answers(redis: RedisServer) -> None:

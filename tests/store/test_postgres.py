@@ -215,18 +215,18 @@ async def test_what_was_accepted_before_the_server_was_killed_is_there_after_its
                     for n in range(10_000):
                         accepted = await store.accept(new(f"{who}-{n}", user_id=f"user-{who}", thread_id=f"t-{n}"))
                         told.append(accepted.turn.turn_id)
-                        if len(told) == 100:
+                        if len(told) == 40:
                             begun.set()
 
             async with asyncio.TaskGroup() as group:
-                for who in range(12):
+                for who in range(8):
                     group.create_task(keep_accepting(who))
                 await begun.wait()
                 await asyncio.to_thread(server.kill)
             await asyncio.to_thread(server.start)
             await healed(store)
             assert {turn.turn_id for _, turn in await store.running()} >= set(told)
-            assert len(told) >= 100
+            assert len(told) >= 40
 
 
 # Others at the same time
