@@ -145,6 +145,11 @@ class Device:
         return list(self._sent.values())
 
     @property
+    def settled(self) -> bool:
+        """It is connected, and was told that it follows all that it wants to."""
+        return self._live and self._attached >= self._follows.keys()
+
+    @property
     def texts(self) -> dict[str, str]:
         """What it was shown of each turn's answer."""
         return self._client.texts

@@ -55,7 +55,7 @@ class Talk:
         rng = random.Random(f"{seed} {device.name} cuts")
         for _ in range(cuts):
             await asyncio.sleep(rng.uniform(0, 2 * mean))
-            await device.until(lambda: device.connected, "connected")
+            await device.until(lambda: device.settled, "it is attached", within=60)
             device.cut()
 
 
