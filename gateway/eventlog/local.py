@@ -182,7 +182,7 @@ class LocalEventLog:
         while after < upto and (segments := await self._store.segments(thread_key, after, PAGE_SEGMENTS)):
             for segment in segments:
                 stored = decode_events(segment)
-                events += stored[max(after + 1 - segment.first, 0) : upto + 1 - segment.first]
+                events += stored[max(after + 1 - segment.first, 0) : max(upto + 1 - segment.first, 0)]
                 after = segment.last
         return events
 

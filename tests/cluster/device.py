@@ -23,7 +23,7 @@ from typing import Any, Self
 from websockets.exceptions import InvalidHandshake, WebSocketException
 
 from tests.client import LOGGED, BrokenContract, Client, Closed, Frame
-from tests.cluster.upstream import text_of
+from tests.cluster.upstream import astray, text_of
 
 __all__ = ["Device", "Ending", "Sent"]
 
@@ -143,6 +143,11 @@ class Device:
     def sent(self) -> list[Sent]:
         """All messages, accepted or not."""
         return list(self._sent.values())
+
+    @property
+    def settled(self) -> bool:
+        """It is connected, and was told that it follows all that it wants to."""
+        return self._live and self._attached >= self._follows.keys()
 
     @property
     def texts(self) -> dict[str, str]:
@@ -362,7 +367,8 @@ class Device:
         """A piece that is lost, doubled or out of order shows at once."""
         expected, shown = self._expected.get(turn_id), self._client.texts[turn_id]
         if expected is not None and not expected.startswith(shown):
-            raise BrokenContract(f"turn {turn_id} was shown as {shown[-60:]!r}, which is no beginning of its answer")
+            said = astray(shown, expected)
+            raise BrokenContract(f"what was shown of turn {turn_id} is no beginning of its answer: {said}")
 
     def _was_attached(self, frame: Frame) -> None:
         self._attached.add(frame["thread_id"])

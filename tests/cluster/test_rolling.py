@@ -25,7 +25,7 @@ async def chatting(device: Device, over: asyncio.Event, seed: int) -> int:
     number = 0
     while number == 0 or not over.is_set():
         marker = f"s{seed}-{device.name}-{number}"
-        content = asking(marker, pieces=rng.randint(5, 40), interval=0.1)
+        content = asking(marker, pieces=rng.randint(5, 25), interval=0.1)
         sent = await device.send(content, thread_id=device.name, id=marker, within=60)
         await device.ended(sent.turn_id)
         number += 1
