@@ -17,8 +17,8 @@ import structlog
 from redis.exceptions import ResponseError
 
 from gateway.eventlog.log import ThreadLog
-from gateway.eventlog.stream import KEPT_MS, fields_of, key_of, place, write_start
-from gateway.nodes.link import RETRY_SECONDS, RedisDown, RedisLink
+from gateway.eventlog.stream import KEPT_MS, fields_of, key_of, place, start_of
+from gateway.nodes.link import RETRY_SECONDS, Line, RedisDown, RedisLink
 
 EVENTS_AT_ONCE = 512
 """In one entry at most."""
@@ -101,6 +101,10 @@ class Shipper:
 
     async def run(self) -> None:
         """Run until cancelled."""
+        async with self._link.line() as line:
+            await self._keep_shipping(line)
+
+    async def _keep_shipping(self, line: Line) -> None:
         while True:
             await self._news.wait()
             batch = self._marked[:LOGS_AT_ONCE]
@@ -110,7 +114,7 @@ class Shipper:
             for shipment in batch:
                 shipment.marked = False
             try:
-                await self._ship([one for one in batch if not one.over])
+                await self._ship(line, [one for one in batch if not one.over])
             except (RedisDown, ResponseError):
                 for shipment in batch:
                     shipment.wake()
@@ -124,10 +128,10 @@ class Shipper:
                             waiter.set_result(None)
                     shipment.waiters.clear()
 
-    async def _ship(self, shipments: list[Shipment]) -> None:
+    async def _ship(self, line: Line, shipments: list[Shipment]) -> None:
         if not shipments:
             return
-        pipeline = self._link.client.pipeline(transaction=False)
+        commands: list[tuple[Any, ...]] = []
         ends = []
         for shipment in shipments:
             log = shipment.log
@@ -138,14 +142,14 @@ class Shipper:
             key = key_of(log.key)
             fields = fields_of(events, first, log.durable, shipment.attempt)
             behind = place(log.epoch, log.durable)
-            pipeline.execute_command("XADD", key, "MINID", "~", behind, place(log.epoch, last), *fields)
+            commands.append(("XADD", key, "MINID", "~", behind, place(log.epoch, last), *fields))
         now = time.monotonic()
         since = max(now - ANNOUNCE_SECONDS, now if self._link.up_since is None else self._link.up_since)
         announced = [shipment for shipment in shipments if shipment.announced_at < since]
         for shipment in announced:
-            pipeline.execute_command("PEXPIRE", key_of(shipment.log.key), KEPT_MS)
-            write_start(pipeline, shipment.log.key)
-        answers: list[Any] = await self._link.ask(pipeline.execute(raise_on_error=False))
+            commands.append(("PEXPIRE", key_of(shipment.log.key), KEPT_MS))
+            commands.append(start_of(shipment.log.key))
+        answers = await line.ask(*commands)
         for answer in answers[len(shipments) :]:
             if isinstance(answer, ResponseError):
                 raise self._link.down(answer)

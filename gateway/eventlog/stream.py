@@ -56,9 +56,9 @@ def fields_of(events: list[Event], first: int, durable: int, attempt: str) -> tu
     return ("first", first, "durable", durable, "attempt", attempt, "events", encode_events(events))
 
 
-def write_start(pipeline: Pipeline, thread_key: int) -> None:
-    """Tell all nodes that this log grows, after its first entry."""
-    pipeline.execute_command("XADD", STARTS, "MAXLEN", "~", STARTS_KEPT, "*", "thread", thread_key)
+def start_of(thread_key: int) -> tuple[Any, ...]:
+    """The command that tells all nodes that this log grows, to be given after its first entry."""
+    return ("XADD", STARTS, "MAXLEN", "~", STARTS_KEPT, "*", "thread", thread_key)
 
 
 def write_nudge(pipeline: Pipeline, thread_key: int, epoch: int, head: int) -> None:
@@ -66,7 +66,7 @@ def write_nudge(pipeline: Pipeline, thread_key: int, epoch: int, head: int) -> N
     key = key_of(thread_key)
     pipeline.execute_command("XADD", key, place(epoch, head), *fields_of([], head + 1, head, ""))
     pipeline.execute_command("PEXPIRE", key, KEPT_MS)
-    write_start(pipeline, thread_key)
+    pipeline.execute_command(*start_of(thread_key))
 
 
 def batch_of(entry_id: bytes, fields: Mapping[bytes, bytes]) -> Batch:

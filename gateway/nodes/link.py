@@ -15,6 +15,7 @@ from typing import Any, Self, TypeVar
 
 import structlog
 from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import AuthenticationError, RedisError, ResponseError
@@ -140,14 +141,20 @@ class RedisLink:
             _log.error("redis_down", reason=type(error).__name__)
 
     @contextlib.asynccontextmanager
+    async def line(self) -> AsyncIterator[Line]:
+        """A connection of its own."""
+        connection: AbstractConnection = self.client.connection_pool.make_connection()  # type: ignore[no-untyped-call]
+        line = Line(self, connection)
+        try:
+            yield line
+        finally:
+            await line.drop()
+
+    @contextlib.asynccontextmanager
     async def reader(self) -> AsyncIterator[Reader]:
         """A connection of its own for blocking reads."""
-        client = self._connect(1)
-        try:
-            yield Reader(self, client)
-        finally:
-            with contextlib.suppress(RedisError, OSError):
-                await client.aclose()
+        async with self.line() as line:
+            yield Reader(self, line)
 
     async def __aenter__(self) -> Self:
         return self
@@ -157,32 +164,75 @@ class RedisLink:
             await self.client.aclose()
 
 
-class Reader:
-    """Blocking reads, one after another, which another task may cut short."""
+class Line:
+    """A connection on which commands go as they are, one request after another.
 
-    def __init__(self, link: RedisLink, client: Redis) -> None:
+    For what a node does with every piece of text: through the pool a command takes three times the CPU.
+    """
+
+    def __init__(self, link: RedisLink, connection: AbstractConnection) -> None:
         self._link = link
-        self._client = client
+        self._connection = connection
+
+    async def ask(self, *commands: Sequence[Any], seconds: float = ANSWER_SECONDS) -> list[Any]:
+        """The answers, as RESP2 has them: names and values of a map in one flat list. That of a command which Redis
+        refused is a `ResponseError`.
+
+        Raises:
+            RedisDown: they did not all come within `seconds`.
+        """
+        try:
+            return await self._link.ask(self._exchange(commands), seconds)
+        except BaseException:
+            await self.drop()  # its answers may still come: they are not those of the next request
+            raise
+
+    async def _exchange(self, commands: Sequence[Sequence[Any]]) -> list[Any]:
+        connection, answers = self._connection, []
+        await connection.send_packed_command(connection.pack_commands(commands), check_health=False)
+        for _ in commands:
+            try:
+                answers.append(await connection.read_response())
+            except ResponseError as error:
+                if _code_of(error) not in ABOUT_THE_COMMAND:
+                    raise
+                answers.append(error)
+        return answers
+
+    async def drop(self) -> None:
+        """Close it; what is asked next opens it anew."""
+        with contextlib.suppress(RedisError, OSError):
+            await self._connection.disconnect(nowait=True)
+
+
+class Reader:
+    """Blocking reads of streams, one after another, which another task may cut short."""
+
+    def __init__(self, link: RedisLink, line: Line) -> None:
+        self._link = link
+        self._line = line
         self._id: int | None = None
         self._blocked = False
 
-    async def read(self, *command: Any) -> Any:
-        """The answer of a command that blocks for at most `BLOCK_MS`; None or empty if there was no news.
+    async def read(self, *command: Any) -> list[tuple[bytes, list[tuple[bytes, dict[bytes, bytes]]]]]:
+        """The entries that an XREAD or XREADGROUP gives, by stream; it blocks for at most `BLOCK_MS`, and gives none if
+        there was no news. An entry that was deleted has no fields.
 
         Raises: as `RedisLink.ask`.
         """
-        seconds = BLOCK_MS / 1000 + ANSWER_SECONDS
         try:
             if self._id is None:
-                self._id = await self._link.ask(self._client.client_id())
+                (self._id,) = await self._line.ask(("CLIENT", "ID"))
             self._blocked = True
-            return await self._link.ask(called(self._client, *command), seconds)
+            (answer,) = await self._line.ask(command, seconds=BLOCK_MS / 1000 + ANSWER_SECONDS)
         except RedisDown:
             self._id = None
-            await self._client.connection_pool.disconnect()
             raise
         finally:
             self._blocked = False
+        if isinstance(answer, ResponseError):
+            raise answer
+        return [(key, [(entry, fields_of(fields or ())) for entry, fields in entries]) for key, entries in answer or ()]
 
     async def interrupt(self) -> None:
         """Let a read that waits return at once, with no news. It may come too early, for a read that is about to wait:

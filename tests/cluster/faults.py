@@ -137,8 +137,11 @@ class Faults:
         return next((d for d in before if d.node == paid.node and d.at >= paid.at - TOGETHER_SECONDS), None)
 
     def _bound(self, death: Death, ended_at: float) -> float:
-        """Without Redis nobody can know that a lease has run out: an outage counts, and a lease behind it."""
+        """Without Redis nobody can know that a lease has run out: an outage counts, and a lease behind it. And the node
+        that has just taken it over may die as well."""
         bound = self.cluster.lease + TAKEOVER_SECONDS + SLACK_SECONDS
+        begin = death.at + self.cluster.lease / 2
+        bound += max((also.at - death.at for also in self.deaths if begin <= also.at <= ended_at), default=0.0)
         for begin, end in self._outages_between(death.at - self.cluster.lease, ended_at):
             bound += end - begin + self.cluster.lease
         return bound

@@ -107,6 +107,46 @@ def no_fences() -> None:
     StreamedEventLog.lost = unimpressed  # type: ignore[method-assign]  # that is what it is for
 
 
+def no_sweeper() -> None:
+    """What Redis did not hear of, or has forgotten, is looked for by nobody."""
+    from gateway.runner.sweeper import Sweeper
+
+    async def idle(self: Sweeper, *, thorough: bool) -> None:
+        pass
+
+    Sweeper.sweep = idle  # type: ignore[method-assign]  # that is what it is for
+
+
+def deaf() -> None:
+    """A node does not hear what the others tell and ask."""
+    from collections.abc import Iterable
+
+    from gateway.nodes.control import Entry, RedisControl
+
+    async def passed_over(self: RedisControl, entries: Iterable[Entry]) -> None:
+        for entry_id, _ in entries:
+            self.position = entry_id
+
+    RedisControl.take = passed_over  # type: ignore[method-assign]  # that is what it is for
+
+
+def polling() -> None:
+    """Nodes look for news every so often, as most systems do, instead of waiting for it."""
+    import asyncio
+    from typing import Any
+
+    from gateway.nodes.link import Reader
+
+    read = Reader.read
+
+    async def late(self: Reader, *command: Any) -> Any:
+        answer = await read(self, *command)
+        await asyncio.sleep(0.1)
+        return answer
+
+    Reader.read = late  # type: ignore[method-assign]  # that is what it is for
+
+
 def steerable() -> None:
     """No sabotage: one more provider, which says what it is told while it runs, until it is told `stop`."""
     from collections.abc import AsyncGenerator, Mapping
@@ -136,12 +176,15 @@ def steerable() -> None:
 
 
 SABOTAGES: dict[str, Callable[[], None]] = {
+    "deaf": deaf,
     "forget-ids": forget_ids,
     "lose-mirrored-pieces": lose_mirrored_pieces,
     "lose-pieces": lose_pieces,
     "no-claims": no_claims,
     "no-fences": no_fences,
+    "no-sweeper": no_sweeper,
     "no-takeover": no_takeover,
+    "polling": polling,
     "steerable": steerable,
 }
 

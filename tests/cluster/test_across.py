@@ -425,3 +425,24 @@ async def test_who_says_seen_on_another_node_gets_no_push(house: House) -> None:
     finally:
         async with house.a.http() as http:
             await http.delete("/api/devices/seen")
+
+
+async def test_nodes_that_do_not_hear_each_other_do_not_tell_their_devices(
+    tmp_path_factory: pytest.TempPathFactory, postgres: PostgresServer
+) -> None:
+    folder = tmp_path_factory.mktemp("deaf")
+    url = postgres.create_database("across_deaf")
+    try:
+        with RedisServer(folder / "redis") as redis:
+            async with Upstream() as upstream, Cluster(folder, url, redis, upstream, nodes=2, sabotage="deaf") as deaf:
+                await deaf.start()
+                a, b = (Client(node.url, token=deaf.tokens["alice"]) for node in deaf.nodes)
+                async with a as near, b as far:
+                    accepted = await near.message("/echo read me", thread_id="seen")
+                    done = await near.finish(accepted["turn_id"])
+                    await near.send("seen", thread_id="seen", message_id=done["message_id"])
+                    await near.quiet()
+                    with pytest.raises(TimeoutError):
+                        await far.receive(until="read", within=1.5)
+    finally:
+        postgres.drop_database("across_deaf")

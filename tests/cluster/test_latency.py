@@ -66,6 +66,16 @@ async def test_text_reaches_the_other_node_at_once(
         assert statistics.median(found) < MEDIAN_SECONDS
 
 
+async def test_where_nodes_poll_for_news_it_is_late(
+    tmp_path: Path, database: str, redis: RedisServer, upstream: Upstream
+) -> None:
+    async with Cluster(tmp_path, database, redis, upstream, nodes=2, sabotage="polling") as cluster:
+        await cluster.start()
+        found = await lags(cluster, upstream, 1, 60, 0.03)
+        told(found)
+        assert statistics.median(found) > MEDIAN_SECONDS
+
+
 @pytest.mark.soak
 @pytest.mark.parametrize("threads", [1, 10, 50])
 async def test_text_reaches_the_other_node_at_once_also_in_many_threads(

@@ -292,6 +292,33 @@ async def test_while_redis_is_down_for_ten_seconds_turns_go_on_and_nothing_is_lo
         await without_redis(cluster, how(redis), 10, seed=61)
 
 
+async def accepted_without_redis(cluster: Cluster, within: float) -> str:
+    """A turn that is accepted while Redis is down: how it ends, soon after Redis is back."""
+    await cluster.start()
+    async with Device("phone", lambda: [cluster.nodes[0].url], cluster.tokens["alice"], patience=None) as phone:
+        await phone.until(lambda: phone.connected, "connected")
+        await cluster.redis.kill()
+        sent = await phone.send(asking("unheard"), thread_id="unheard")
+        await cluster.redis.restart()
+        return (await phone.ended(sent.turn_id, within=within)).status
+
+
+async def test_a_turn_that_redis_has_never_heard_of_is_run_once_it_is_back(
+    tmp_path: Path, database: str, redis: RedisServer, upstream: Upstream
+) -> None:
+    async with Cluster(tmp_path, database, redis, upstream, nodes=2) as cluster:
+        assert await accepted_without_redis(cluster, 15) == "completed"
+        assert upstream.twice() == {}
+
+
+async def test_without_a_sweeper_a_turn_that_redis_has_never_heard_of_waits_for_ever(
+    tmp_path: Path, database: str, redis: RedisServer, upstream: Upstream
+) -> None:
+    async with Cluster(tmp_path, database, redis, upstream, nodes=2, sabotage="no-sweeper") as cluster:
+        with pytest.raises(TimeoutError):
+            await accepted_without_redis(cluster, 6)
+
+
 # --- one node apart ---
 
 
