@@ -154,8 +154,7 @@ class StreamedEventLog(LocalEventLog):
 
     async def _refill(self, log: ThreadLog) -> None:
         """Get from the store what the stream does not have, or no longer has."""
-        with contextlib.suppress(LookupError):
-            await self.catch_up(log)
+        await self.catch_up(log)
 
     async def vouches(self, log: ThreadLog, position: Position) -> bool:
         if position.epoch > log.epoch:

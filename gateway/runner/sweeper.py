@@ -12,7 +12,7 @@ import structlog
 from redis.exceptions import ResponseError
 
 from gateway.clock import now
-from gateway.errors import StoreUnavailable
+from gateway.errors import NodeUnavailable, StoreUnavailable
 from gateway.nodes.link import RETRY_SECONDS, RedisDown, RedisLink
 from gateway.nodes.queue import TurnQueue
 from gateway.store.base import Store
@@ -32,12 +32,18 @@ class Sweeper:
     """Run it on every node."""
 
     def __init__(
-        self, store: Store, queue: TurnQueue, link: RedisLink, show_cancelled: Callable[[int], Awaitable[bool]]
+        self,
+        store: Store,
+        queue: TurnQueue,
+        link: RedisLink,
+        show_cancelled: Callable[[int], Awaitable[bool]],
+        cancel: Callable[[str], Awaitable[None]],
     ) -> None:
         self._store = store
         self._queue = queue
         self._link = link
         self._show_cancelled = show_cancelled
+        self._cancel = cancel
 
     async def run(self) -> None:
         """Run until cancelled."""
@@ -53,8 +59,10 @@ class Sweeper:
                 count = 0  # it may have lost something: look thoroughly once it is back
                 await asyncio.sleep(RETRY_SECONDS)
                 continue
-            except (StoreUnavailable, ResponseError) as error:
+            except (StoreUnavailable, NodeUnavailable, ResponseError) as error:
                 _log.warning("not_swept", reason=str(error))
+            except Exception:  # whatever it is, what can be swept is swept
+                _log.exception("sweep_failed")
             await asyncio.sleep(SWEEP_SECONDS)
 
     async def _elected(self) -> bool:
@@ -76,6 +84,8 @@ class Sweeper:
                 await self._queue.enqueue([following.turn_id])
         for thread_key in await self._store.with_unshown():
             await self._show_cancelled(thread_key)
+        for turn_id in await self._store.cancel_asked(TURNS_AT_ONCE):
+            await self._cancel(turn_id)  # again: whoever runs it may not have heard
         if thorough:
             await self._queue.enqueue(await self._store.claimed(TURNS_AT_ONCE))
             await self._queue.forget_nodes()
