@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest
 OPENCODE := $(VENV)/opencode/node_modules/.bin/opencode
 
-.PHONY: run test test-agents test-cluster test-web test-streamlit test-soak lint types format bench wheel-check clean
+.PHONY: run test test-agents test-cluster test-web test-streamlit test-soak lint types format bench bench-nodes wheel-check clean
 
 run: $(VENV)/.runtime
 	@$(BIN)/agentline serve $(ARGS)
@@ -51,6 +51,10 @@ format: $(VENV)/.dev
 # CPU per piece of text and added latency: the gateway, the usual ten-line relay, and the floor, in one run.
 bench: $(VENV)/.dev
 	$(BIN)/python -m bench.streams $(ARGS)
+
+# The same for many nodes, with what they need of Redis and Postgres, beside one gateway on its own.
+bench-nodes: $(VENV)/.dev
+	$(BIN)/python -m bench.nodes $(ARGS)
 
 # The built wheel holds the right packages and works outside the checkout.
 wheel-check: $(VENV)/.dev

@@ -55,6 +55,8 @@ async def measure(shared: Servers, nodes: Mapping[str, Node], front: Node, count
     gc.enable()
     await asyncio.wait_for(asyncio.gather(*(phone.finished for phone in phones)), 60)
     assert tally.done == count
+    if not pieces:
+        raise RuntimeError("nothing came: the machine is too busy with other things")
     cpu_us = {name: one / pieces * 1e6 for name, one in used.items()}
     if len(nodes) == 1:  # it uses neither
         del cpu_us["Redis"], cpu_us["Postgres"]

@@ -35,6 +35,22 @@ def flushed(redis: RedisServer) -> Outage:
     return outage
 
 
+def put_back(redis: RedisServer) -> Outage:
+    """It is killed, and comes back with what it had a while before: as with snapshots alone, or from a backup."""
+
+    @contextlib.asynccontextmanager
+    async def outage() -> AsyncIterator[None]:
+        written = redis.folder / "appendonly.aof"
+        before = written.read_bytes()
+        await asyncio.sleep(1.5)
+        await redis.kill()
+        written.write_bytes(before)
+        await redis.restart()
+        yield
+
+    return outage
+
+
 def full(redis: RedisServer) -> Outage:
     """It takes nothing more."""
     return _limited(redis, "noeviction")
@@ -58,7 +74,7 @@ def _limited(redis: RedisServer, policy: str) -> Outage:
     return outage
 
 
-@pytest.mark.parametrize("how", [flushed, full, evicting])
+@pytest.mark.parametrize("how", [flushed, put_back, full, evicting])
 async def test_whatever_redis_loses_every_accepted_turn_is_completed_once(
     how: Callable[[RedisServer], Outage], tmp_path: Path, database: str, redis: RedisServer, upstream: Upstream
 ) -> None:
