@@ -36,16 +36,16 @@ class Talk:
         async with asyncio.TaskGroup() as group:
             cutting = [group.create_task(self._cut(device, cuts, mean, seed)) for device in self.devices]
             while not all(task.done() for task in cutting):
-                await self.asker.ended(turns[-1])
+                await self.asker.ended(turns[-1], within=150)
                 turns.append(await self._turn(len(turns)))
         for device in self.devices:
-            await device.ended(turns[-1])
+            await device.ended(turns[-1], within=150)
         return len(turns)
 
     async def _turn(self, number: int) -> str:
         marker = f"{self.name}-{number}"
         content = asking(marker, pieces=40, interval=0.1)
-        sent = await self.asker.send(content, thread_id=self.name, id=marker)
+        sent = await self.asker.send(content, thread_id=self.name, id=marker, within=150)
         for follower in self.followers:
             follower.expect(sent.turn_id, content)
             follower.follow(self.name)
