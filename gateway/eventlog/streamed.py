@@ -93,8 +93,9 @@ class StreamedEventLog(LocalEventLog):
         """Those in the store, and those behind them in the stream."""
         async with self.held(thread.key) as log:
             await self.catch_up(log, thread)
-            stored = await self.between(thread.key, turn.start or 0, log.base)
-            return [*stored, *log.events] if log.epoch == thread.epoch else stored
+            epoch, base, mirrored = log.epoch, log.base, list(log.events)  # one moment of it
+            stored = await self.between(thread.key, turn.start or 0, base)
+            return [*stored, *mirrored] if epoch == thread.epoch else stored
 
     async def nudge(self, thread: Thread) -> None:
         """Let mirrors on all nodes have what the store has: the one who knew more than their stream is gone.
