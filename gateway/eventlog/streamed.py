@@ -93,11 +93,9 @@ class StreamedEventLog(LocalEventLog):
         """Those in the store, and those behind them in the stream."""
         async with self.held(thread.key) as log:
             await self.catch_up(log, thread)
-            while True:
-                epoch, base = log.epoch, log.base
-                stored = await self.between(thread.key, turn.start or 0, base)
-                if (epoch, base) == (log.epoch, log.base):  # else what is in memory no longer follows on it
-                    return [*stored, *log.events] if epoch == thread.epoch else stored
+            epoch, base, mirrored = log.epoch, log.base, list(log.events)  # one moment of it
+            stored = await self.between(thread.key, turn.start or 0, base)
+            return [*stored, *mirrored] if epoch == thread.epoch else stored
 
     async def nudge(self, thread: Thread) -> None:
         """Let mirrors on all nodes have what the store has: the one who knew more than their stream is gone.

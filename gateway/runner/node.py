@@ -155,7 +155,7 @@ class NodeRunner:
                 await self._run(claim)
             elif overdue:
                 _log.info("turn_taken_over", turn_id=turn_id)
-                following = await self._local.interrupt(claim.thread, claim.turn)
+                following = await self._persist(lambda: self._local.interrupt(claim.thread, claim.turn))
                 await self._settle(turn_id)
                 if following is not None:
                     await self.start(following)

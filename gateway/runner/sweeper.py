@@ -20,8 +20,8 @@ from gateway.store.base import Store
 SWEEP_SECONDS = 1.0
 RARELY = 10
 """Every so many sweeps what is claimed is looked at as well, which is queued unless Redis has lost it."""
-YOUNG_MS = 1000
-"""A turn that became the running one so lately is being queued by whoever accepted it."""
+EVER = 2**62
+"""A time that no node's clock has reached."""
 TURNS_AT_ONCE = 1000
 SWEEPER = "{agentline}:sweeper"
 
@@ -44,6 +44,9 @@ class Sweeper:
         self._link = link
         self._show_cancelled = show_cancelled
         self._cancel = cancel
+        self._unclaimed: set[str] = set()
+        """At the last sweep. One that was not is perhaps just being queued by whoever accepted it; that is not
+        told by times, for nodes' clocks differ."""
 
     async def run(self) -> None:
         """Run until cancelled."""
@@ -77,7 +80,9 @@ class Sweeper:
 
     async def sweep(self, *, thorough: bool) -> None:
         """Queue what nobody runs. Raises `RedisDown`, `StoreUnavailable`."""
-        await self._queue.enqueue(await self._store.unclaimed(now() - YOUNG_MS, TURNS_AT_ONCE))
+        unclaimed = await self._store.unclaimed(EVER, TURNS_AT_ONCE)
+        await self._queue.enqueue(unclaimed if thorough else [turn for turn in unclaimed if turn in self._unclaimed])
+        self._unclaimed = set(unclaimed)
         for thread in await self._store.waiting():
             following = await self._store.start_next(thread.key, now())
             if following is not None:

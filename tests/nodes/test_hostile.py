@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 from collections.abc import AsyncGenerator, AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,13 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
+from gateway.clock import now
+from gateway.errors import StoreUnavailable
 from gateway.eventlog.stream import key_of, place, write_nudge
 from gateway.nodes.link import BLOCK_MS, RedisDown
 from gateway.nodes.queue import QUEUE, QUEUED, Entry
+from gateway.store.records import Thread
+from gateway.store.records import Turn as StoredTurn
 from gateway.store.sql import SqlStore
 from providers import Completed, Event, TextDelta, Turn
 from tests.gateway.engine import Stream
@@ -329,3 +334,77 @@ async def test_text_that_cannot_be_read_stops_nothing_but_its_own_thread(
                 await eventually(lambda: beside.head >= 3 and beside.running is None)
         await serves.turns.cancel_turn("alice", accepted.turn.turn_id)
         await serves.ended(accepted)
+
+
+async def test_a_cursor_is_not_good_for_an_epoch_that_begins_while_its_client_attaches(
+    redis: RedisServer, store: SqlStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = Held()
+    async with pair(redis, store, tmp_path, a=held) as (runs, serves):
+        accepted = await serves.submit(thread_id="t")
+        await held.begun.wait()
+        await runs.logs.checkpoint()
+        connection = serves.connection()
+        async with serves.logs.held(accepted.thread.key) as log:
+            await eventually(lambda: log.head == 2)
+            cursor, ask, asked = log.position.cursor, store.open_turns, 0
+
+            async def interrupted_meanwhile(thread_key: int) -> list[StoredTurn]:
+                nonlocal asked
+                asked += 1
+                if asked == 1:
+                    found = await store.turn(None, accepted.turn.turn_id)
+                    assert found is not None
+                    await serves.local.interrupt(*found)
+                    await serves.logs.catch_up(log)
+                return await ask(thread_key)
+
+            monkeypatch.setattr(store, "open_turns", interrupted_meanwhile)
+            await serves.resume.attach(connection, "t", cursor)
+            frames = []
+            while (frame := connection.next_frame()) is not None:
+                frames.append(json.loads(frame))
+            connection.close()
+            kinds = [frame["type"] for frame in frames]
+            assert kinds[:2] == ["attached", "snapshot"], kinds
+            assert frames[0]["recovered"] is False
+
+
+async def test_a_takeover_waits_for_a_store_that_does_not_answer(
+    redis: RedisServer, store: SqlStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held, refused = Held(), 0
+    async with (
+        pair(redis, store, tmp_path, a=held) as (_, serves),
+        whole_node(redis, store, tmp_path, {"a": held}, takes_turns=False) as takes,
+    ):
+        known = takes.logs.known
+
+        async def unavailable(thread: Thread, turn: StoredTurn) -> list[Any]:
+            nonlocal refused
+            refused += 1
+            if refused < 3:
+                raise StoreUnavailable
+            return await known(thread, turn)
+
+        monkeypatch.setattr(takes.logs, "known", unavailable)
+        accepted = await serves.submit()
+        await held.begun.wait()
+        takes.runner._begin(Entry("1-1", accepted.turn.turn_id), overdue=True)
+        handling = set(takes.runner._handling)
+        assert (await takes.ended(accepted, within=5)).status == "interrupted"
+        await asyncio.gather(*handling)
+
+
+async def test_a_turn_that_nobody_queued_is_found_by_a_node_whose_clock_is_behind(
+    redis: RedisServer, store: SqlStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with whole_node(redis, store, tmp_path, {"a": echoes}) as node:
+        monkeypatch.setattr("gateway.runner.sweeper.now", lambda: now() - 3_600_000)
+
+        async def nothing(turn_ids: str) -> None:
+            return None
+
+        monkeypatch.setattr(node.runner._queue, "enqueue_and_take", nothing)
+        accepted = await node.submit()
+        assert (await node.ended(accepted, within=6)).status == "completed"
