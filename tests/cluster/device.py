@@ -204,7 +204,11 @@ class Device:
     def _situation(self) -> str:
         state = f"connected to {self._url}" if self._live else f"not connected, last to {self._url}"
         last = [{k: v for k, v in f.items() if k != "content"} for f in self._client.frames[-3:]]
-        return f"{state}, connection {self.connections}, violations {self.violations}, last frames {last}"
+        waits = sorted(self._follows.keys() - self._attached)
+        return (
+            f"{state}, connection {self.connections}, not attached to {waits}, errors {self.errors[-3:]}, "
+            f"violations {self.violations}, last frames {last}"
+        )
 
     def cut(self) -> None:
         """Lose the connection, as a phone in a tunnel does. It reconnects at once."""

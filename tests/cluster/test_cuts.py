@@ -55,7 +55,7 @@ class Talk:
         rng = random.Random(f"{seed} {device.name} cuts")
         for _ in range(cuts):
             await asyncio.sleep(rng.uniform(0, 2 * mean))
-            await device.until(lambda: device.settled, "it is attached", within=60)
+            await device.until(lambda: device.settled, "it is attached", within=180)
             device.cut()
 
 
@@ -74,6 +74,7 @@ async def cut_off(
             devices = [Device(f"d{number}-{i}", urls, token, seed=seed, patience=10.0) for i in range(1 + followers)]
             for device in devices:
                 await stack.enter_async_context(device)
+            await asyncio.sleep(0.2)  # they come one after the other; it is the cuts that come at once
             made.append(Talk(f"talk{number}", devices[0], devices[1:]))
         turns = await asyncio.gather(*(talk.run(cuts, mean, seed) for talk in made))
         devices = [device for talk in made for device in talk.devices]
