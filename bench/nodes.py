@@ -130,11 +130,14 @@ def report_words() -> None:
 
 
 def report_memory() -> None:
-    rows: list[tuple[str, ...]] = [("", "KiB per turn")]
+    rows: list[tuple[str, ...]] = [("", "KiB")]
     with servers() as shared, pair(shared) as (a, b):
         for name, kib in uvloop.run(memory.measure(shared, a, b)).items():
             rows.append((name, f"{kib:.1f}"))
-    show(f"{memory.TURNS} turns of {memory.PIECES} pieces at 50 a second", rows)
+    show(
+        f"{memory.TURNS} turns of {memory.PIECES} pieces at 50 a second, and {memory.SOCKETS:,} idle sockets; of each",
+        rows,
+    )
 
 
 def report_followers(rounds: int, seconds: float) -> None:
