@@ -170,7 +170,7 @@ class NodeRunner:
         task = await self._local.start(claim.turn, claim.thread, claim.unshown)
         await asyncio.wait({task})
         if task.result():
-            await self._queue.done(self._taken[claim.turn.turn_id])
+            await self._done(claim.turn.turn_id)
         else:
             await self._settle(claim.turn.turn_id)
 
@@ -181,8 +181,11 @@ class NodeRunner:
             thread, turn = found
             if turn.status == "running":
                 return
-            await self._logs.nudge(thread)
-        await self._queue.done(self._taken[turn_id])
+            await self._persist(lambda: self._logs.nudge(thread))
+        await self._done(turn_id)
+
+    async def _done(self, turn_id: str) -> None:
+        await self._persist(lambda: self._queue.done(self._taken[turn_id]))
 
     async def _persist(self, ask: Callable[[], Awaitable[Any]]) -> Any:
         while True:
@@ -190,6 +193,8 @@ class NodeRunner:
                 return await ask()
             except StoreUnavailable:
                 await asyncio.sleep(STORE_RETRY_SECONDS)
+            except RedisDown:
+                await asyncio.sleep(RETRY_SECONDS)
 
     def _lost(self, log: ThreadLog) -> None:
         running = self._local.in_thread(log.key)
