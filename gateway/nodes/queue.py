@@ -146,10 +146,6 @@ class TurnQueue:
         """Have another node run the turn, which this one has not claimed."""
         await self._link.ask(self._give_back(keys=[QUEUE, QUEUED], args=[entry.turn_id, entry.entry_id]))
 
-    async def leave(self) -> None:
-        """This node takes no more, and has none: it need not be listed."""
-        await self._grouped(lambda: self._link.run("XGROUP", "DELCONSUMER", QUEUE, GROUP, self._link.node_id))
-
     async def forget_nodes(self) -> None:
         """Remove nodes from the group that died long ago. Those that still have entries stay."""
         for node in await self._grouped(lambda: self._link.ask(self._link.client.xinfo_consumers(QUEUE, GROUP))):

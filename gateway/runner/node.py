@@ -24,6 +24,7 @@ from gateway.clock import now
 from gateway.errors import NodeUnavailable, StoreUnavailable
 from gateway.eventlog.local import log_of
 from gateway.eventlog.log import ThreadLog, until
+from gateway.eventlog.stream import key_of
 from gateway.eventlog.streamed import StreamedEventLog
 from gateway.ids import new_id
 from gateway.nodes.control import Control
@@ -272,6 +273,10 @@ class NodeRunner:
                     await until(log, lambda: log.turns_started != mark)  # noqa: B023 - awaited at once
         except TimeoutError:
             raise NodeUnavailable from None
+
+    async def forget_thread(self, thread_key: int) -> None:
+        with contextlib.suppress(RedisDown):  # then it expires
+            await self._link.run("DEL", key_of(thread_key))
 
     # The loops of a node.
 

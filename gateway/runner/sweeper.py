@@ -23,6 +23,8 @@ RARELY = 10
 EVER = 2**62
 """A time that no node's clock has reached."""
 TURNS_AT_ONCE = 1000
+TURNS_IN_ALL = 20_000
+"""More than all nodes run at the same time."""
 SWEEPER = "{agentline}:sweeper"
 
 _log = structlog.get_logger(__name__)
@@ -92,5 +94,5 @@ class Sweeper:
         for turn_id in await self._store.cancel_asked(TURNS_AT_ONCE):
             await self._cancel(turn_id)  # again: whoever runs it may not have heard
         if thorough:
-            await self._queue.enqueue(await self._store.claimed(TURNS_AT_ONCE))
+            await self._queue.enqueue(await self._store.claimed(TURNS_IN_ALL))
             await self._queue.forget_nodes()
