@@ -15,6 +15,9 @@ from typing import cast
 
 import msgspec
 
+TEXT, PING, PONG = 0x81, 0x89, 0x8A
+"""First bytes of whole frames."""
+
 
 class Frame(msgspec.Struct):
     type: str
@@ -64,6 +67,9 @@ class Socket(asyncio.Protocol):
         self._transport = cast("asyncio.Transport", transport)  # uvloop's is none by inheritance
         self._transport.write(self._handshake)
 
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._news.set()
+
     def data_received(self, data: bytes) -> None:
         now = time.monotonic_ns()
         self._data += data
@@ -83,8 +89,10 @@ class Socket(asyncio.Protocol):
                 length, offset = int.from_bytes(self._data[start + 2 : start + 10], "big"), start + 10
             if size < offset + length:
                 break
-            if self._data[start] == 0x81:
+            if self._data[start] == TEXT:
                 self.frame(self._decode(self._data[offset : offset + length]), now)
+            elif self._data[start] == PING:
+                self._transport.write(_masked(bytes(self._data[offset : offset + length]), PONG))
             start = offset + length
         del self._data[:start]
         self._news.set()
@@ -93,6 +101,7 @@ class Socket(asyncio.Protocol):
         """Wait until what has come makes it true."""
         async with asyncio.timeout(within):
             while not holds():
+                assert not self._transport.is_closing(), "the server has closed the socket"
                 self._news.clear()
                 await self._news.wait()
 
@@ -196,7 +205,7 @@ class Reader(Socket):
         assert frame.type != "error", frame
 
 
-def _masked(payload: bytes) -> bytes:
+def _masked(payload: bytes, kind: int = TEXT) -> bytes:
     if len(payload) < 126:
-        return bytes([0x81, 0x80 | len(payload), 0, 0, 0, 0]) + payload
-    return b"\x81\xfe" + len(payload).to_bytes(2, "big") + bytes(4) + payload
+        return bytes([kind, 0x80 | len(payload), 0, 0, 0, 0]) + payload
+    return bytes([kind, 0xFE]) + len(payload).to_bytes(2, "big") + bytes(4) + payload
