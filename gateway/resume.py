@@ -47,8 +47,10 @@ class Resume:
         log = await self._hold(thread)
         try:
             position = Position.parse(cursor) if cursor is not None else None
-            if position is not None and await self._logs.vouches(log, position):
-                turns = _listed(await self._store.open_turns(log.key))
+            good = position is not None and await self._logs.vouches(log, position)
+            turns = _listed(await self._store.open_turns(log.key)) if good else []
+            # Behind the last wait: if the log has begun anew meanwhile, offsets mean other events.
+            if good and position is not None and position.epoch == log.epoch:
                 connection.reply(_attached(log, True, position, turns))
                 self._metrics.resumed("exact")
             else:

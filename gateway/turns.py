@@ -221,6 +221,7 @@ class TurnEngine:
             raise NotFound("there is no such thread", field="thread_id")
         if thread is not None:
             await self._notices.deleted(thread)
+            await self._runner.forget_thread(thread.key)
         await self._attachments.let_go(hashes)
 
     async def _uninterrupted(self, change: Coroutine[Any, Any, Result]) -> Result:

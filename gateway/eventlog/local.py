@@ -182,7 +182,7 @@ class LocalEventLog:
         while after < upto and (segments := await self._store.segments(thread_key, after, PAGE_SEGMENTS)):
             for segment in segments:
                 stored = decode_events(segment)
-                events += stored[max(after + 1 - segment.first, 0) : upto + 1 - segment.first]
+                events += stored[max(after + 1 - segment.first, 0) : max(upto + 1 - segment.first, 0)]
                 after = segment.last
         return events
 
@@ -193,7 +193,7 @@ class LocalEventLog:
         if position.offset >= log.base:
             return True
         segments = await self._store.segments(log.key, position.offset, 1)
-        return bool(segments) and segments[0].first <= position.offset + 1
+        return bool(segments) and segments[0].first <= position.offset + 1 and position.epoch == log.epoch
 
     def pending_approval(self, user_id: str, approval_id: str) -> Approval | None:
         """The user's approval, if what is known of it is not durable yet."""

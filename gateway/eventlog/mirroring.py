@@ -6,7 +6,6 @@ XREAD BLOCK of the streams that grow ────▶ ThreadLog.append, which wak
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Awaitable, Callable
 
 import structlog
@@ -189,11 +188,19 @@ class Mirrors:
     async def _refilled(self, key: bytes, log: ThreadLog) -> None:
         while self._logs.get(key) is log:
             before = log.position
-            with contextlib.suppress(StoreUnavailable):
+            pause = REFILL_SECONDS  # until the store answers, and has what is missing
+            try:
                 await self._refill(log)
-                if log.position != before:
-                    break
-            await asyncio.sleep(REFILL_SECONDS)  # until the store answers, and has what is missing
+            except StoreUnavailable:
+                pass
+            except LookupError:  # it is deleted: nothing comes any more
+                return
+            except Exception:  # such as what a newer version has written: that thread stands still, and no other
+                _log.exception("log_not_refilled", thread_id=log.thread_id)
+                pause = REFUSED_SECONDS
+            if log.position != before:
+                break
+            await asyncio.sleep(pause)
         self._stalled.discard(key)
         if self._logs.get(key) is log:
             await self.add(log)

@@ -2,8 +2,7 @@
 
 ThreadLog.append wakes local followers, and this one ────▶ XADD, a batch for each log that has grown
 
-What comes after a silence goes at once; what is appended while Redis answers, and in the moment after that, goes with
-the next batch. No local reader waits for any of it.
+What is appended while Redis answers goes with the next batch: nothing waits for a timer, and no local reader for Redis.
 """
 
 from __future__ import annotations
@@ -24,8 +23,6 @@ from gateway.nodes.link import RETRY_SECONDS, Line, RedisDown, RedisLink
 EVENTS_AT_ONCE = 512
 """In one entry at most."""
 LOGS_AT_ONCE = 64
-PAUSE_SECONDS = 0.002
-"""Between two requests. Fifty streams need a third of the requests then, here and of those who read them."""
 ANNOUNCE_SECONDS = 600.0
 """After which a stream's life is prolonged, and that it grows is told again; as behind an outage of Redis, which may
 have lost that it was."""
@@ -130,7 +127,6 @@ class Shipper:
                         if not waiter.done():
                             waiter.set_result(None)
                     shipment.waiters.clear()
-            await asyncio.sleep(PAUSE_SECONDS)
 
     async def _ship(self, line: Line, shipments: list[Shipment]) -> None:
         if not shipments:

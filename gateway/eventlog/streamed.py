@@ -93,8 +93,9 @@ class StreamedEventLog(LocalEventLog):
         """Those in the store, and those behind them in the stream."""
         async with self.held(thread.key) as log:
             await self.catch_up(log, thread)
-            stored = await self.between(thread.key, turn.start or 0, log.base)
-            return [*stored, *log.events] if log.epoch == thread.epoch else stored
+            epoch, base, mirrored = log.epoch, log.base, list(log.events)  # one moment of it
+            stored = await self.between(thread.key, turn.start or 0, base)
+            return [*stored, *mirrored] if epoch == thread.epoch else stored
 
     async def nudge(self, thread: Thread) -> None:
         """Let mirrors on all nodes have what the store has: the one who knew more than their stream is gone.
@@ -151,8 +152,7 @@ class StreamedEventLog(LocalEventLog):
 
     async def _refill(self, log: ThreadLog) -> None:
         """Get from the store what the stream does not have, or no longer has."""
-        with contextlib.suppress(LookupError):
-            await self.catch_up(log)
+        await self.catch_up(log)
 
     async def vouches(self, log: ThreadLog, position: Position) -> bool:
         if position.epoch > log.epoch:

@@ -25,6 +25,8 @@ __all__ = ["ASK_SECONDS", "STREAM", "Control", "Entry", "Handler", "RedisControl
 STREAM = "agentline:control"
 KEPT = 10_000
 """Entries in the stream, about. A node that falls further behind misses some."""
+KEPT_MS = 3600 * 1000
+"""After the last message, all go: some hold words of a conversation."""
 MESSAGE_BYTES = 64 * 1024
 ASK_SECONDS = 3.0
 OUTGOING = 1000
@@ -240,6 +242,7 @@ class RedisControl:
         pipeline = self._link.client.pipeline(transaction=False)
         for encoded, _ in batch:
             pipeline.xadd(STREAM, {FIELD: encoded}, maxlen=KEPT, approximate=True)
+        pipeline.pexpire(STREAM, KEPT_MS)
         try:
             await self._link.ask(pipeline.execute())
         except (RedisDown, ResponseError) as error:

@@ -57,6 +57,13 @@ if redis.call('HGET', KEYS[2], ARGV[1]) == ARGV[2] then
 end
 return 1
 """
+_GIVE_BACK = f"""
+if redis.call('XACK', KEYS[1], '{GROUP}', ARGV[2]) == 1 then
+    redis.call('XDEL', KEYS[1], ARGV[2])
+    {_ENQUEUE}
+end
+return 1
+"""
 
 
 class Entry(NamedTuple):
@@ -75,6 +82,7 @@ class TurnQueue:
         self._enqueue_and_take = link.client.register_script(_ENQUEUE_AND_TAKE)
         self._keep = link.client.register_script(_KEEP)
         self._done = link.client.register_script(_DONE)
+        self._give_back = link.client.register_script(_GIVE_BACK)
 
     async def enqueue(self, turn_ids: Sequence[str]) -> None:
         """Queue these turns, unless they are queued or run already."""
@@ -134,9 +142,9 @@ class TurnQueue:
         """The turn has ended."""
         await self._link.ask(self._done(keys=[QUEUE, QUEUED], args=[entry.turn_id, entry.entry_id]))
 
-    async def leave(self) -> None:
-        """This node takes no more, and has none: it need not be listed."""
-        await self._grouped(lambda: self._link.run("XGROUP", "DELCONSUMER", QUEUE, GROUP, self._link.node_id))
+    async def give_back(self, entry: Entry) -> None:
+        """Have another node run the turn, which this one has not claimed."""
+        await self._link.ask(self._give_back(keys=[QUEUE, QUEUED], args=[entry.turn_id, entry.entry_id]))
 
     async def forget_nodes(self) -> None:
         """Remove nodes from the group that died long ago. Those that still have entries stay."""

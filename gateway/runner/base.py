@@ -49,6 +49,9 @@ class Runner(Protocol):
     async def end_of(self, thread_key: int) -> None:
         """Return when no turn runs in the thread. Raises `NodeUnavailable` if that does not come soon."""
 
+    async def forget_thread(self, thread_key: int) -> None:
+        """The thread is deleted: keep nothing of it."""
+
     async def drain(self, seconds: float) -> None:
         """Start nothing more; let running turns end within `seconds`, then mark the rest `interrupted`."""
 

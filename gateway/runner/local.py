@@ -267,6 +267,9 @@ class LocalRunner:
         """The turn will not start here any more."""
         self._stopped_early.discard(turn_id)
 
+    async def forget_thread(self, thread_key: int) -> None:
+        """As in `Runner`: nothing is kept."""
+
     async def steer_elsewhere(self, new: NewTurn) -> Accepted | None:
         """As in `Runner`: there is no elsewhere."""
         return None

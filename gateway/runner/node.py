@@ -24,6 +24,7 @@ from gateway.clock import now
 from gateway.errors import NodeUnavailable, StoreUnavailable
 from gateway.eventlog.local import log_of
 from gateway.eventlog.log import ThreadLog, until
+from gateway.eventlog.stream import key_of
 from gateway.eventlog.streamed import StreamedEventLog
 from gateway.ids import new_id
 from gateway.nodes.control import Control
@@ -79,7 +80,7 @@ class NodeRunner:
         """Turns that are this node's, from their entry in the queue to its end."""
         self._handling: set[asyncio.Task[None]] = set()
         self._fewer = asyncio.Event()
-        self._sweeper = Sweeper(store, self._queue, link, self._show_cancelled_at_rest)
+        self._sweeper = Sweeper(store, self._queue, link, self._show_cancelled_at_rest, self._cancel)
         self._taking: asyncio.Task[None] | None = None
         self._reader: Reader | None = None
         """That of `_taking`."""
@@ -144,6 +145,10 @@ class NodeRunner:
         """Everything about one entry of the queue. If this ends without `done`, the entry is overdue in a lease."""
         attempt = new_id("a")
         try:
+            if self.draining:  # the queue gave it while this node was about to stop asking
+                if not overdue:
+                    await self._queue.give_back(self._taken[turn_id])
+                return
             claim = await self._persist(lambda: self._store.claim(turn_id, attempt, now()))
             if claim is None:
                 await self._settle(turn_id)
@@ -151,7 +156,7 @@ class NodeRunner:
                 await self._run(claim)
             elif overdue:
                 _log.info("turn_taken_over", turn_id=turn_id)
-                following = await self._local.interrupt(claim.thread, claim.turn)
+                following = await self._persist(lambda: self._local.interrupt(claim.thread, claim.turn))
                 await self._settle(turn_id)
                 if following is not None:
                     await self.start(following)
@@ -166,7 +171,7 @@ class NodeRunner:
         task = await self._local.start(claim.turn, claim.thread, claim.unshown)
         await asyncio.wait({task})
         if task.result():
-            await self._queue.done(self._taken[claim.turn.turn_id])
+            await self._done(claim.turn.turn_id)
         else:
             await self._settle(claim.turn.turn_id)
 
@@ -177,8 +182,11 @@ class NodeRunner:
             thread, turn = found
             if turn.status == "running":
                 return
-            await self._logs.nudge(thread)
-        await self._queue.done(self._taken[turn_id])
+            await self._persist(lambda: self._logs.nudge(thread))
+        await self._done(turn_id)
+
+    async def _done(self, turn_id: str) -> None:
+        await self._persist(lambda: self._queue.done(self._taken[turn_id]))
 
     async def _persist(self, ask: Callable[[], Awaitable[Any]]) -> Any:
         while True:
@@ -186,6 +194,8 @@ class NodeRunner:
                 return await ask()
             except StoreUnavailable:
                 await asyncio.sleep(STORE_RETRY_SECONDS)
+            except RedisDown:
+                await asyncio.sleep(RETRY_SECONDS)
 
     def _lost(self, log: ThreadLog) -> None:
         running = self._local.in_thread(log.key)
@@ -196,12 +206,20 @@ class NodeRunner:
 
     async def cancel_running(self, thread_key: int, turn_id: str | None) -> None:
         for turn in await self._store.ask_cancel(thread_key, turn_id):
-            if turn.turn_id in self._taken:
-                self._local.stop(turn.turn_id)
-            elif turn.attempt is not None:
-                if not self._link.up:
-                    raise NodeUnavailable
-                await self._control.tell("cancel", turn_id=turn.turn_id)
+            if turn.attempt is not None or turn.turn_id in self._taken:
+                await self._cancel(turn.turn_id)
+
+    async def _cancel(self, turn_id: str) -> None:
+        """Have the node that runs the turn stop it. The store knows that it shall: the sweeper repeats it until then.
+
+        Raises: `NodeUnavailable`.
+        """
+        if turn_id in self._taken:
+            self._local.stop(turn_id)
+        elif self._link.up:
+            await self._control.tell("cancel", turn_id=turn_id)
+        else:
+            raise NodeUnavailable
 
     async def _asked_to_cancel(self, asked: dict[str, Any]) -> None:
         if asked["turn_id"] in self._taken:
@@ -255,6 +273,10 @@ class NodeRunner:
                     await until(log, lambda: log.turns_started != mark)  # noqa: B023 - awaited at once
         except TimeoutError:
             raise NodeUnavailable from None
+
+    async def forget_thread(self, thread_key: int) -> None:
+        with contextlib.suppress(RedisDown):  # then it expires
+            await self._link.run("DEL", key_of(thread_key))
 
     # The loops of a node.
 
@@ -320,12 +342,14 @@ class NodeRunner:
         self.draining = True
         until = time.monotonic() + seconds
         await self._stop_taking()
-        await self._local.drain(max(until - time.monotonic(), 0))
+        if self._handling:  # each with its turn, also one that is claimed and has not begun
+            await asyncio.wait(set(self._handling), timeout=max(until - time.monotonic(), 0))
+        await self._local.drain(0)
         if self._handling:
             await asyncio.wait(set(self._handling), timeout=SETTLING_SECONDS)
 
     async def _stop_taking(self) -> None:
-        """A turn that this node is just being given is run; one that it does not hear of waits a lease for another."""
+        """A turn that this node is just being given is given back; one that it does not hear of waits a lease."""
         self._fewer.set()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(STOPPING_SECONDS):

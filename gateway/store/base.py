@@ -98,6 +98,10 @@ class Store(Protocol):
         """Running turns that somebody has claimed, oldest first."""
         ...
 
+    async def cancel_asked(self, limit: int) -> list[str]:
+        """Running turns that somebody has claimed and that shall be cancelled, oldest first."""
+        ...
+
     async def ask_cancel(self, thread_key: int, turn_id: str | None) -> list[Turn]:
         """Note that the thread's running turn (if it is that one) is to be stopped. Returns it, as it is now."""
         ...

@@ -114,6 +114,9 @@ class SqlStore:
     async def claimed(self, limit: int) -> list[str]:
         return await self._read(lambda connection: turns.claimed(connection, limit))
 
+    async def cancel_asked(self, limit: int) -> list[str]:
+        return await self._read(lambda connection: turns.cancel_asked(connection, limit))
+
     async def ask_cancel(self, thread_key: int, turn_id: str | None) -> list[Turn]:
         return await self._write(lambda connection: turns.ask_cancel(connection, thread_key, turn_id))
 

@@ -278,6 +278,11 @@ def claimed(connection: Connection, limit: int) -> list[str]:
     return list(connection.scalars(_running_ids(limit).where(turns.c.attempt.is_not(None))))
 
 
+def cancel_asked(connection: Connection, limit: int) -> list[str]:
+    asked = turns.c.cancel_asked & turns.c.attempt.is_not(None)
+    return list(connection.scalars(_running_ids(limit).where(asked)))
+
+
 def _running_ids(limit: int) -> Select[tuple[str]]:
     runs = turns.c.status == literal_column("'running'")  # not a parameter: Postgres then sees that its index will do
     return select(turns.c.turn_id).where(runs).order_by(turns.c.key).limit(limit)

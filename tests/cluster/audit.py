@@ -19,7 +19,7 @@ import msgspec
 
 from tests.cluster.device import FINAL, Device
 from tests.cluster.nodes import Cluster
-from tests.cluster.upstream import marker_of, text_of
+from tests.cluster.upstream import astray, marker_of, text_of
 
 __all__ = ["Ledger", "Row", "at_rest", "audited", "rows"]
 
@@ -147,10 +147,7 @@ def _statuses(ledger: Ledger) -> None:
         if (expected := row.expected) is not None and not (
             row.answer == expected if row.status == "completed" else expected.startswith(row.answer)
         ):
-            begin = next((i for i, (a, b) in enumerate(zip(row.answer, expected, strict=False)) if a != b), 0)
-            begin = max(begin - 40, 0)
-            found, wanted = row.answer[begin : begin + 100], expected[begin : begin + 100]
-            ledger.problems.append(f"{where} is {row.status}, and from {begin} on {found!r} instead of {wanted!r}")
+            ledger.problems.append(f"{where} is {row.status}, and {astray(row.answer, expected)}")
 
 
 async def _segments(ledger: Ledger, url: str) -> None:

@@ -23,7 +23,7 @@ from typing import Any, Self
 from websockets.exceptions import InvalidHandshake, WebSocketException
 
 from tests.client import LOGGED, BrokenContract, Client, Closed, Frame
-from tests.cluster.upstream import text_of
+from tests.cluster.upstream import astray, text_of
 
 __all__ = ["Device", "Ending", "Sent"]
 
@@ -145,6 +145,11 @@ class Device:
         return list(self._sent.values())
 
     @property
+    def settled(self) -> bool:
+        """It is connected, and was told that it follows all that it wants to."""
+        return self._live and self._attached >= self._follows.keys()
+
+    @property
     def texts(self) -> dict[str, str]:
         """What it was shown of each turn's answer."""
         return self._client.texts
@@ -199,7 +204,11 @@ class Device:
     def _situation(self) -> str:
         state = f"connected to {self._url}" if self._live else f"not connected, last to {self._url}"
         last = [{k: v for k, v in f.items() if k != "content"} for f in self._client.frames[-3:]]
-        return f"{state}, connection {self.connections}, violations {self.violations}, last frames {last}"
+        waits = sorted(self._follows.keys() - self._attached)
+        return (
+            f"{state}, connection {self.connections}, not attached to {waits}, errors {self.errors[-3:]}, "
+            f"violations {self.violations}, last frames {last}"
+        )
 
     def cut(self) -> None:
         """Lose the connection, as a phone in a tunnel does. It reconnects at once."""
@@ -362,7 +371,8 @@ class Device:
         """A piece that is lost, doubled or out of order shows at once."""
         expected, shown = self._expected.get(turn_id), self._client.texts[turn_id]
         if expected is not None and not expected.startswith(shown):
-            raise BrokenContract(f"turn {turn_id} was shown as {shown[-60:]!r}, which is no beginning of its answer")
+            said = astray(shown, expected)
+            raise BrokenContract(f"what was shown of turn {turn_id} is no beginning of its answer: {said}")
 
     def _was_attached(self, frame: Frame) -> None:
         self._attached.add(frame["thread_id"])

@@ -22,10 +22,11 @@ USERS = [f"user{number}" for number in range(10)]
 async def chatting(device: Device, over: asyncio.Event, seed: int) -> int:
     """One turn after the other until it is over. Returns how many."""
     rng = random.Random(f"{seed} {device.name}")
+    await asyncio.sleep(rng.uniform(0, 3))
     number = 0
     while number == 0 or not over.is_set():
         marker = f"s{seed}-{device.name}-{number}"
-        content = asking(marker, pieces=rng.randint(5, 40), interval=0.1)
+        content = asking(marker, pieces=rng.randint(5, 25), interval=0.1)
         sent = await device.send(content, thread_id=device.name, id=marker, within=60)
         await device.ended(sent.turn_id)
         number += 1
@@ -53,7 +54,7 @@ async def rolled(cluster: Cluster, *, restarts: int, devices: int, seed: int, pa
                 await asyncio.sleep(pause)
                 node = cluster.nodes[number % len(cluster.nodes)]
                 node.terminate()
-                assert await node.exited(within=40) == 0, f"restart {number}, of node {node.name}: {node.log[-2000:]}"
+                assert await node.exited(within=60) == 0, f"restart {number}, of node {node.name}: {node.log[-2000:]}"
                 await node.start_soon()
             await asyncio.sleep(pause)
             over.set()
@@ -87,7 +88,8 @@ async def test_a_rolling_restart_loses_nothing_and_spreads_those_who_come_back(
 async def test_ten_rolling_restarts_under_two_hundred_devices_lose_nothing(
     tmp_path: Path, database: str, redis: RedisServer, upstream: Upstream
 ) -> None:
-    async with Cluster(tmp_path, database, redis, upstream, nodes=3, users=USERS) as cluster:
+    environment = {"DRAIN_SECONDS": "30"}
+    async with Cluster(tmp_path, database, redis, upstream, nodes=3, users=USERS, environment=environment) as cluster:
         await rolled(cluster, restarts=10, devices=200, seed=41, pause=3.0)
 
 

@@ -29,7 +29,7 @@ from tests.fakes.messages_script import (
     start,
 )
 
-__all__ = ["Paid", "Upstream", "asking", "marker_of", "text_of"]
+__all__ = ["Paid", "Upstream", "asking", "astray", "marker_of", "text_of"]
 
 _ASKED = re.compile(r"\[(\S+) (\d+) ([\d.]+)\]")
 
@@ -56,6 +56,13 @@ def _pieces(content: str) -> tuple[list[str], float]:
 def text_of(content: str) -> str:
     """The whole answer to a message that `asking` made."""
     return "".join(_pieces(content)[0])
+
+
+def astray(found: str, expected: str) -> str:
+    """Where one text leaves the other, in words."""
+    length = min(len(found), len(expected))
+    begin = max(next((i for i in range(length) if found[i] != expected[i]), length) - 40, 0)
+    return f"from {begin} on {found[begin : begin + 100]!r} instead of {expected[begin : begin + 100]!r}"
 
 
 @dataclass(slots=True, eq=False)

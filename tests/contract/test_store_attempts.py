@@ -204,6 +204,19 @@ async def test_a_running_turn_is_asked_to_stop_durably(store: Store) -> None:
     assert following == replace(second.turn, status="running", start=0, started_at=6_000)
 
 
+async def test_who_shall_be_cancelled_is_listed_while_somebody_runs_it(store: Store) -> None:
+    first, second = await store.accept(new("1")), await store.accept(new("2", thread_id="t-2"))
+    for accepted in (first, second):
+        await store.ask_cancel(accepted.thread.key, None)
+    assert await store.cancel_asked(10) == [], "who claims it is told then"
+    await claimed(store, "u-1", "one")
+    await claimed(store, "u-2", "two")
+    assert await store.cancel_asked(10) == ["u-1", "u-2"]
+    assert await store.cancel_asked(1) == ["u-1"]
+    await store.finish(end(first, attempt="one"))
+    assert await store.cancel_asked(10) == ["u-2"]
+
+
 async def test_what_was_cancelled_in_the_queue_is_listed_until_a_log_shows_it(store: Store) -> None:
     first = await store.accept(new("1"))
     for name in ("2", "3", "4"):

@@ -306,6 +306,21 @@ async def test_a_position_whose_events_are_gone_from_the_store_is_refused(
     assert await logs.vouches(log, Position(EPOCH, 10))
 
 
+async def test_what_lies_between_two_places_is_that_and_nothing_behind_it(
+    store: Unreliable, logs: LocalEventLog
+) -> None:
+    log = await new_log(store, logs)
+    for count in (3, 2, 7, 4):  # as many segments
+        for number in range(count):
+            say(log, f"{log.head + number}")
+        logs.touch(log)
+        await logs.checkpoint()
+    for after in range(log.head):
+        for upto in range(after, log.head):
+            found = await logs.between(log.key, after, upto)
+            assert [encode(event) for event in found] == [encode(event) for event in log.events[after:upto]]
+
+
 async def test_followers_hear_of_every_append_and_the_frame_is_encoded_once(
     store: Unreliable, logs: LocalEventLog
 ) -> None:

@@ -101,7 +101,7 @@ async def whole_node(
                 resume = Resume(store, logs, metrics, frame_bytes)
                 yield Whole(store, link, control, logs, local, runner, turns, resume, scripted, tasks | loops)
                 ended = [task for task in (tasks | loops).values() if task.done()]
-                assert not ended, ended
+                assert runner.draining or not ended, ended
             await logs.checkpoint()
         finally:
             for task in tasks.values():

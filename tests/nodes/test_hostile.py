@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 from collections.abc import AsyncGenerator, AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import text
 
-from gateway.eventlog.stream import key_of, write_nudge
+from gateway.clock import now
+from gateway.errors import StoreUnavailable
+from gateway.eventlog.stream import key_of, place, write_nudge
 from gateway.nodes.link import BLOCK_MS, RedisDown
-from gateway.nodes.queue import QUEUE, QUEUED
+from gateway.nodes.queue import QUEUE, QUEUED, Entry
+from gateway.store.records import Thread
+from gateway.store.records import Turn as StoredTurn
 from gateway.store.sql import SqlStore
 from providers import Completed, Event, TextDelta, Turn
 from tests.gateway.engine import Stream
 from tests.nodes.conftest import eventually
-from tests.nodes.many import Whole, whole_node
+from tests.nodes.many import LEASE_SECONDS, Whole, whole_node
 from tests.redis_server import RedisServer
 
 
@@ -232,3 +238,173 @@ async def test_who_was_apart_while_a_turn_began_and_redis_lost_its_beginning_fol
             held.go_on.set()
             await runs.ended(second)
             await eventually(lambda: log.head > 5 and log.running is None)
+
+
+async def test_a_cancel_that_no_node_heard_of_is_heard_of_later(
+    redis: RedisServer, store: SqlStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = Held()
+    async with pair(redis, store, tmp_path, a=held) as (runs, serves):
+        accepted = await serves.submit()
+        await held.begun.wait()
+        tell = serves.control.tell
+        dropped: list[dict[str, Any]] = []
+
+        async def losing(kind: str, /, **payload: Any) -> None:
+            if kind == "cancel" and not dropped:
+                dropped.append(payload)
+            else:
+                await tell(kind, **payload)
+
+        monkeypatch.setattr(serves.control, "tell", losing)
+        await serves.turns.cancel_turn("alice", accepted.turn.turn_id)
+        assert dropped
+        assert (await runs.ended(accepted, within=5)).status == "cancelled"
+
+
+async def steered(turn: Turn) -> AsyncGenerator[Event]:
+    async for message in turn.steering:
+        yield TextDelta("a", message.content[:5])
+    yield Completed()
+
+
+async def test_a_message_that_is_too_long_to_be_handed_to_another_node_becomes_a_turn_of_its_own(
+    redis: RedisServer, store: SqlStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = Held()
+    monkeypatch.setattr("tests.gateway.engine.Scripted.capabilities", frozenset(("steer",)))
+    async with pair(redis, store, tmp_path, a=held) as (runs, serves):
+        first = await serves.submit(thread_id="t")
+        await held.begun.wait()
+        second = await serves.submit("x" * 100_000, thread_id="t", when_busy="steer")
+        assert second.queued
+        held.go_on.set()
+        assert (await runs.ended(first)).status == (await runs.ended(second)).status == "completed"
+
+
+async def test_a_turn_that_a_node_is_given_as_it_stops_is_run_by_another_one(
+    redis: RedisServer, store: SqlStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = Held()
+    async with (
+        whole_node(redis, store, tmp_path, {"a": held}) as stops,
+        whole_node(redis, store, tmp_path, {"a": echoes}, takes_turns=False) as serves,
+    ):
+        begin, taken = stops.runner._begin, asyncio.Event()
+
+        def begin_last(entry: Entry, overdue: bool = False) -> None:
+            stops.runner.draining = True
+            begin(entry, overdue)
+            taken.set()
+
+        monkeypatch.setattr(stops.runner, "_begin", begin_last)
+        accepted = await serves.submit()
+        await asyncio.wait_for(taken.wait(), 5)
+        async with whole_node(redis, store, tmp_path, {"a": echoes}) as runs:
+            assert (await runs.ended(accepted, within=LEASE_SECONDS - 1)).status == "completed"
+            await stops.runner.drain(10.0)
+        assert held.calls == 0
+
+
+async def test_text_that_cannot_be_read_stops_nothing_but_its_own_thread(
+    redis: RedisServer, store: SqlStore, tmp_path: Path
+) -> None:
+    """As a newer version writes it, while some nodes run the older one."""
+    held = Held()
+    async with pair(redis, store, tmp_path, a=held, b=echoes) as (runs, serves):
+        accepted = await serves.submit()
+        await held.begun.wait()
+        await runs.logs.checkpoint()
+        async with serves.logs.held(accepted.thread.key) as log:
+            await eventually(lambda: log.running is not None)
+            unknown = "UPDATE segments SET events = :events WHERE thread_key = :key"
+            values = {"events": b"\x91\x81\xa4type\xa3new", "key": log.key}
+            await store.database.write(lambda connection: connection.execute(text(unknown), values))
+            async with serves.link.client.pipeline(transaction=False) as pipeline:
+                at = ("first", log.head + 2, "durable", log.head + 2, "attempt", "x", "events", b"\x91\x80")
+                pipeline.execute_command("XADD", key_of(log.key), place(log.epoch, log.head + 2), *at)
+                await serves.link.ask(pipeline.execute())
+            lost = "UPDATE threads SET head = head + 2 WHERE key = :key"
+            await store.database.write(lambda connection: connection.execute(text(lost), {"key": log.key}))
+            await asyncio.sleep(1.0)
+            assert not serves.tasks["logs"].done()
+            other = await serves.submit(agent="b")
+            async with serves.logs.held(other.thread.key) as beside:
+                await serves.ended(other)
+                await eventually(lambda: beside.head >= 3 and beside.running is None)
+        await serves.turns.cancel_turn("alice", accepted.turn.turn_id)
+        await serves.ended(accepted)
+
+
+async def test_a_cursor_is_not_good_for_an_epoch_that_begins_while_its_client_attaches(
+    redis: RedisServer, store: SqlStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = Held()
+    async with pair(redis, store, tmp_path, a=held) as (runs, serves):
+        accepted = await serves.submit(thread_id="t")
+        await held.begun.wait()
+        await runs.logs.checkpoint()
+        connection = serves.connection()
+        async with serves.logs.held(accepted.thread.key) as log:
+            await eventually(lambda: log.head == 2)
+            cursor, ask, asked = log.position.cursor, store.open_turns, 0
+
+            async def interrupted_meanwhile(thread_key: int) -> list[StoredTurn]:
+                nonlocal asked
+                asked += 1
+                if asked == 1:
+                    found = await store.turn(None, accepted.turn.turn_id)
+                    assert found is not None
+                    await serves.local.interrupt(*found)
+                    await serves.logs.catch_up(log)
+                return await ask(thread_key)
+
+            monkeypatch.setattr(store, "open_turns", interrupted_meanwhile)
+            await serves.resume.attach(connection, "t", cursor)
+            frames = []
+            while (frame := connection.next_frame()) is not None:
+                frames.append(json.loads(frame))
+            connection.close()
+            kinds = [frame["type"] for frame in frames]
+            assert kinds[:2] == ["attached", "snapshot"], kinds
+            assert frames[0]["recovered"] is False
+
+
+async def test_a_takeover_waits_for_a_store_that_does_not_answer(
+    redis: RedisServer, store: SqlStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held, refused = Held(), 0
+    async with (
+        pair(redis, store, tmp_path, a=held) as (_, serves),
+        whole_node(redis, store, tmp_path, {"a": held}, takes_turns=False) as takes,
+    ):
+        known = takes.logs.known
+
+        async def unavailable(thread: Thread, turn: StoredTurn) -> list[Any]:
+            nonlocal refused
+            refused += 1
+            if refused < 3:
+                raise StoreUnavailable
+            return await known(thread, turn)
+
+        monkeypatch.setattr(takes.logs, "known", unavailable)
+        accepted = await serves.submit()
+        await held.begun.wait()
+        takes.runner._begin(Entry("1-1", accepted.turn.turn_id), overdue=True)
+        handling = set(takes.runner._handling)
+        assert (await takes.ended(accepted, within=5)).status == "interrupted"
+        await asyncio.gather(*handling)
+
+
+async def test_a_turn_that_nobody_queued_is_found_by_a_node_whose_clock_is_behind(
+    redis: RedisServer, store: SqlStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with whole_node(redis, store, tmp_path, {"a": echoes}) as node:
+        monkeypatch.setattr("gateway.runner.sweeper.now", lambda: now() - 3_600_000)
+
+        async def nothing(turn_ids: str) -> None:
+            return None
+
+        monkeypatch.setattr(node.runner._queue, "enqueue_and_take", nothing)
+        accepted = await node.submit()
+        assert (await node.ended(accepted, within=6)).status == "completed"
