@@ -39,7 +39,7 @@ from gateway.store.records import Accepted, Claim, NewTurn, Turn
 TURNS = 1000
 """At the same time on one node. What is beyond waits for another node, or for one to end."""
 TAKEN_AT_ONCE = 32
-GRACE_SECONDS = 1.0
+GRACE_SECONDS = 1.5
 """After an outage of Redis, before anything is taken over: those who live say so first."""
 TAKEOVER_SECONDS = 0.5
 """Between two looks for turns whose node is dead, at most; less where the lease is short."""
