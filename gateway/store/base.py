@@ -166,7 +166,8 @@ class Store(Protocol):
         """Newest first by `updated_at`; `before` is an `updated_at`, exclusive.
 
         Accepting, finishing and cancelling move `updated_at`: to their `at`, or one behind the user's newest other
-        thread if that is later. So no two threads of a user share one, and pages lose none.
+        thread if that is later. Only threads that change at the very same time, on Postgres, may share one. Such are
+        never parted, so pages lose none: the last of a page brings its equals with it, beyond `limit`.
         """
         ...
 

@@ -85,7 +85,7 @@ def _named(names: tuple[str, ...], row: Sequence[Any]) -> dict[str, Any]:
     return dict(zip(names, row, strict=True))
 
 
-_QUEUES = {"newest": 1, "adopt": 2, "attachments": 3, "tokens": 4, "bytes": 5}
+_QUEUES = {"ids": 1, "adopt": 2, "attachments": 3, "tokens": 4, "bytes": 5}
 _QUEUE_UP = select(func.pg_advisory_xact_lock(bindparam("queue", type_=Integer), bindparam("place", type_=Integer)))
 
 

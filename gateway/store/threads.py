@@ -16,7 +16,6 @@ from gateway.store.rows import (
     THREAD,
     insert,
     message_of,
-    queue_up,
     select_messages,
     thread_of,
 )
@@ -53,13 +52,8 @@ TOUCH = (
 )
 
 
-def touch(connection: Connection, thread: Thread, at: int, *, queued_up: bool = False) -> Thread:
-    """Make it the user's newest: at `at`, or right after the newest other one, so that pages cut by time lose none.
-
-    It holds the user's name in the queue `newest`, always after the thread's lock; `queued_up`: it does already.
-    """
-    if not queued_up:
-        queue_up(connection, "newest", thread.user_id)
+def touch(connection: Connection, thread: Thread, at: int) -> Thread:
+    """Make it the user's newest: at `at`, or right after the newest other one that is committed."""
     updated_at = connection.scalars(TOUCH, {"of": thread.key, "at": at}).one()
     return msgspec.structs.replace(thread, updated_at=updated_at)
 
@@ -118,13 +112,17 @@ def _summary_of(row: Any) -> ThreadSummary:
 def summaries(
     connection: Connection, user_id: str, *, agent: str | None, before: int | None, limit: int
 ) -> list[ThreadSummary]:
-    statement = SUMMARIES.where(threads.c.user_id == user_id)
+    mine = SUMMARIES.where(threads.c.user_id == user_id)
     if agent is not None:
-        statement = statement.where(threads.c.agent == agent)
-    if before is not None:
-        statement = statement.where(threads.c.updated_at < before)
-    statement = statement.order_by(threads.c.updated_at.desc(), threads.c.key.desc()).limit(limit)
-    return [_summary_of(row) for row in connection.execute(statement)]
+        mine = mine.where(threads.c.agent == agent)
+    mine = mine.order_by(threads.c.updated_at.desc(), threads.c.key.desc())
+    page = mine if before is None else mine.where(threads.c.updated_at < before)
+    found = [_summary_of(row) for row in connection.execute(page.limit(limit))]
+    if len(found) == limit and found:
+        last = found[-1].thread
+        tied = mine.where(threads.c.updated_at == last.updated_at, threads.c.key < last.key)
+        found += [_summary_of(row) for row in connection.execute(tied)]
+    return found
 
 
 def summary(connection: Connection, user_id: str, thread_id: str) -> ThreadSummary | None:

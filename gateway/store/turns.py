@@ -75,7 +75,8 @@ def _insert_turn(dialect: str) -> Insert:
 def accept(connection: Connection, new: NewTurn) -> Accepted:
     """Raises: IdTaken, WrongAgent, QueueFull: the transaction is to be undone."""
     thread, created = _thread_for(connection, new)
-    queue_up(connection, "newest", new.user_id)  # for `touch`; and of two with the same id, one sees the other
+    if new.client_id is not None:  # of two with the same id, one sees the other
+        queue_up(connection, "ids", f"{new.user_id} {new.client_id}")
     asked: dict[str, Any] = {"of": thread.key, "user_id": new.user_id, "client_id": new.client_id}
     taken, last, ahead, waiting = connection.execute(QUEUE, asked).one()
     if taken:
@@ -110,7 +111,7 @@ def accept(connection: Connection, new: NewTurn) -> Accepted:
         raise QueueFull
     attachments.use(connection, new.user_id, thread.key, new.attachments)
     insert_message(connection, thread.key, POSITIONS * (last + 1), new.message_id, new.at, new.content, new.attachments)
-    thread = touch(connection, thread, new.at, queued_up=True)
+    thread = touch(connection, thread, new.at)
     turn = Turn(key=key, content=new.content, attachments=new.attachments, **fields, **UNFINISHED)
     return Accepted(thread=thread, turn=turn, duplicate=False, created_thread=created, queued=ahead)
 
