@@ -86,11 +86,13 @@ async def talking(device: Device, over: asyncio.Event, seed: int, longest: int) 
         await device.ended(sent.turn_id, within=60)
 
 
-async def through(cluster: Cluster, outage: Outage, seconds: float, seed: int, longest: int = 40) -> Seen:
+async def through(cluster: Cluster, outage: Outage, seconds: float, seed: int, longest: int | None = None) -> Seen:
     """Devices that stay on their nodes talk before, during and behind an outage. Everything is audited.
 
-    An answer has at most `longest` pieces, twenty of them in a second.
+    An answer has at most `longest` pieces, twenty of them in a second; as many as the outage lasts and more, if that
+    is not given.
     """
+    longest = longest or round(30 * seconds)
     await cluster.start()
     over = asyncio.Event()
     async with contextlib.AsyncExitStack() as stack:
