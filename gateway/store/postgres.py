@@ -34,6 +34,8 @@ SEARCHES = 2
 CONNECT_SECONDS = 3.0
 CALL_SECONDS = 10.0
 """For a whole call: the wait for its turn, the transaction, and its repetitions."""
+WORK_SECONDS = 5.0
+"""For the transaction and its repetitions: behind a server that hangs, nobody waits longer."""
 MIGRATE_SECONDS = 600.0
 """A step may have to rewrite a large table; other processes wait for it."""
 BACKLOG = 2_000
@@ -189,7 +191,8 @@ class PostgresDatabase:
         try:
             async with asyncio.timeout(CALL_SECONDS), self._slots:
                 begun = True
-                return await self._repeated(work, begin)
+                async with asyncio.timeout(WORK_SECONDS):
+                    return await self._repeated(work, begin)
         except Exception as error:
             if begun and isinstance(error, TimeoutError):
                 self._age += 1
