@@ -147,7 +147,7 @@ class Mirrors:
             for key, entries in zip(keys, answers, strict=True):
                 self._take(key, entries)
             full = [key for key, entries in zip(keys, answers, strict=True) if len(entries) == ENTRIES_AT_ONCE]
-            keys = [key for key in full if key in self._logs and key not in self._stalled]
+            keys = [key for key in full if key not in self._stalled]
 
     async def _read(self, reader: Reader, started: bytes) -> None:
         """Wait for what grows, once."""
@@ -163,7 +163,7 @@ class Mirrors:
                 elif self._started is not None:  # else an outage was noticed meanwhile
                     self._started = entries[-1][0]
                 begun = {key_of(int(fields[b"thread"])).encode() for _, fields in entries}
-                await self._look([key for key in begun if key in self._logs and key not in self._growing])
+                await self._look([key for key in begun if key not in self._growing])
             else:
                 self._take(key, entries)
 

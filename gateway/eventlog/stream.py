@@ -16,8 +16,6 @@ from gateway.protocol import Event
 
 KEPT_MS = 3600 * 1000
 """How long a stream outlives the last sign of its turn. What a reader misses then, the store has."""
-
-
 STARTS = "agentline:starts"
 """The stream that names every log in which somebody begins to write, so that nobody must read those at rest."""
 STARTS_KEPT = 10_000
