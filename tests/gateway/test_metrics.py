@@ -119,7 +119,7 @@ async def test_a_turn_counts_once_by_how_it_ended_and_each_refused_call_by_its_c
         await parts.run()
         await parts.run(agent="b")
         phone = parts.client()
-        await phone.attach((await parts.submit(thread_id="again")).thread.thread_id)
+        await phone.send(thread_id="again")
         await phone.until("done")
         cursor = phone.frames[-1]["cursor"]
         await parts.client().attach("again", cursor)
