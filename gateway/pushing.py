@@ -13,6 +13,7 @@ from typing import Any
 
 import structlog
 
+from gateway.background import running
 from gateway.clock import now
 from gateway.errors import StoreUnavailable
 from gateway.fetchtokens import KEY_NAME, FetchTokens
@@ -78,15 +79,12 @@ class Pushing:
             pushing = cls(settings, store, transports, await store.secret(KEY_NAME))
             if settings.redis_url is None:  # no other node is sending
                 await store.release_pushes(now())
-            running = asyncio.create_task(pushing._outbox.run(), name="outbox")
-            running.add_done_callback(_log_failure)
-            try:
-                yield pushing
-            finally:
-                pushing._outbox.drain()
-                await asyncio.wait({running}, timeout=DRAIN_SECONDS)
-                running.cancel()
-                await asyncio.gather(running, return_exceptions=True)
+            async with running({"outbox": pushing._outbox.run()}) as tasks:
+                try:
+                    yield pushing
+                finally:
+                    pushing._outbox.drain()
+                    await asyncio.wait(tasks.values(), timeout=DRAIN_SECONDS)
 
     def of_turn(
         self,
@@ -198,12 +196,6 @@ class Pushing:
     @property
     def _ttl_ms(self) -> int:
         return round(self._settings.ttl_seconds * 1000)
-
-
-def _log_failure(outbox: asyncio.Task[None]) -> None:
-    """Nothing awaits the outbox while the gateway runs: if it fails, that must not stay unknown until the end."""
-    if not outbox.cancelled() and (error := outbox.exception()) is not None:
-        _log.critical("outbox_failed", exc_info=error)
 
 
 def _transports(settings: PushSettings) -> dict[Platform, Transport]:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Coroutine, Mapping
+from collections.abc import AsyncIterator, Coroutine
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +13,7 @@ from gateway.agents import Agents
 from gateway.approvals import Approvals
 from gateway.attachments import Attachments
 from gateway.auth import AnyOf, Authenticator, authenticator, users_of
+from gateway.background import running
 from gateway.devicetokens import DeviceTokens
 from gateway.eventlog.local import LocalEventLog
 from gateway.eventlog.streamed import StreamedEventLog
@@ -109,7 +109,7 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         turns = TurnEngine(settings, store, agents, attachments, notices, runner, control)
         presence = Presence(lambda: Standing(connections=hub.counts(), running=runner.count), link)
         hub.on_change = presence.changed
-        async with _running({**kept, "control": control.run(), "presence": presence.run()}):
+        async with running({**kept, "control": control.run(), "presence": presence.run()}):
             async with runner, turns:
                 yield Services(
                     settings=settings,
@@ -149,22 +149,3 @@ async def _link(settings: Settings) -> AsyncIterator[RedisLink | None]:
         except RedisDown as error:  # it starts all the same: what does not need Redis works, the rest heals
             _log.error("redis_down", reason=str(error))
         yield link
-
-
-@contextlib.asynccontextmanager
-async def _running(coroutines: Mapping[str, Coroutine[Any, Any, None]]) -> AsyncIterator[None]:
-    """Run these in the background of the block. One that fails does not stop the gateway, but is known at once."""
-    tasks = [asyncio.create_task(coroutine, name=name) for name, coroutine in coroutines.items()]
-    for task in tasks:
-        task.add_done_callback(_log_failure)
-    try:
-        yield
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-
-
-def _log_failure(task: asyncio.Task[None]) -> None:
-    if not task.cancelled() and (error := task.exception()) is not None:
-        _log.critical("background_task_failed", task=task.get_name(), exc_info=error)

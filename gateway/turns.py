@@ -30,6 +30,8 @@ from gateway.store.records import Accepted, NewTurn, Thread, Turn
 from providers import Message
 
 TITLE_CHARS = 80
+DELETIONS = 5
+"""How often a thread is tried to be deleted in which messages go on to be accepted."""
 STEERED = 100
 """Messages handed to one turn that its retry repeats."""
 
@@ -211,8 +213,22 @@ class TurnEngine:
         await self._runner.cancel_running(thread.key, None)
 
     async def delete_thread(self, user_id: str, thread_id: str) -> None:
-        """Stop whatever runs in a thread, and delete it with all that belongs to it. Raises `NotFound`."""
-        await self.cancel_thread(user_id, thread_id)
+        """Stop whatever runs in a thread, and delete it with all that belongs to it.
+
+        Raises:
+            NotFound: the user has no such thread.
+            Busy: messages to it are accepted faster than their turns can be stopped.
+        """
+        for others in reversed(range(DELETIONS)):
+            await self.cancel_thread(user_id, thread_id)
+            try:
+                await self._delete_at_rest(user_id, thread_id)
+                return
+            except Busy:  # a message was accepted meanwhile: its turn is to be stopped as well
+                if not others:
+                    raise
+
+    async def _delete_at_rest(self, user_id: str, thread_id: str) -> None:
         thread = await self._store.thread(user_id, thread_id)
         if thread is not None:
             await self._runner.end_of(thread.key)

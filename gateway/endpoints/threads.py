@@ -14,7 +14,7 @@ from gateway.endpoints.answers import answer
 from gateway.endpoints.bearer import identity_of
 from gateway.endpoints.bodies import body_of
 from gateway.endpoints.operations import Number, Text, operation
-from gateway.errors import BadFrame, NotFound, SlowBody, TooLarge
+from gateway.errors import BadFrame, Busy, NotFound, SlowBody, TooLarge
 from gateway.protocol import ShownMessage
 from gateway.resume import shown_message
 from gateway.services import Services
@@ -98,7 +98,7 @@ async def rename_thread(request: Request) -> Response:
     return answer(shown_thread(await summary_of(services, identity.user_id, thread_id)))
 
 
-@operation("threads", answers={204: None}, errors=(NotFound,))
+@operation("threads", answers={204: None}, errors=(NotFound, Busy))
 async def delete_thread(request: Request) -> Response:
     """`DELETE /api/threads/{thread_id}`: stop what runs in it, and delete it with all that belongs to it."""
     identity = await identity_of(request)

@@ -290,6 +290,7 @@ class LocalRunner:
                 await self._store.checkpoint([checkpoint])
                 log.append_all(events)
                 self._logs.settled(log, checkpoint)
+                self.count_cancelled(unshown)
             else:
                 self._show_cancelled(log, unshown)
         await self._notices.changed(log.user_id, log.thread_id)
@@ -300,6 +301,7 @@ class LocalRunner:
             log.append_all(self.cancelled_events(log, turns))
             log.shown.update(dict.fromkeys(turn.turn_id for turn in turns))
             self._logs.touch(log)
+            self.count_cancelled(turns)
 
     def cancelled_events(self, log: ThreadLog, turns: Sequence[Turn]) -> list[Event]:
         """What tells of turns that were cancelled before they started, as it would be appended now."""
@@ -309,9 +311,13 @@ class LocalRunner:
             for event in (never_run.user_message(turn), never_run.done("cancelled", None)):
                 cursor = Position(log.epoch, log.head + len(events) + 1).cursor
                 events.append(msgspec.structs.replace(event, cursor=cursor))
+        return events
+
+    def count_cancelled(self, turns: Sequence[Turn]) -> None:
+        """Once it is in the log that these turns were cancelled before they started."""
+        for turn in turns:
             self._metrics.turn_ended(turn.agent, "cancelled", None)
             _log.info("turn_done", turn_id=turn.turn_id, agent=turn.agent, status="cancelled", pieces=0)
-        return events
 
     async def recover(self) -> None:
         """End what ran when an earlier process died, show what it had cancelled, and go on with what waited."""

@@ -1,57 +1,35 @@
-"""Turns on one of many nodes.
+"""Turns on one of many nodes: what people ask for reaches the turn wherever it runs.
 
-    store.accept → queue ──┬─ take ────▶ claim ────▶ LocalRunner ────▶ done
-                           └─ overdue ─▶ claim ────▶ interrupted: the node that ran it is dead
-    sweeper ───▶ queue     what is in the store and, by somebody's death or Redis', not in the queue
-
-The queue says who should run a turn, and may say it twice. The claim in the store says who does: a turn that somebody
-has claimed is never begun again.
+store.accept → queue ────▶ Consumer      of some node, perhaps of this one
+sweeper ─────▶ queue                     what is in the store and, by somebody's death or Redis', not in the queue
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
-from collections.abc import Awaitable, Callable
 from typing import Any, Self
 
 import msgspec
-import structlog
-from redis.exceptions import ResponseError
 
-from gateway.clock import now
-from gateway.errors import NodeUnavailable, StoreUnavailable
+from gateway.background import running
+from gateway.errors import NodeUnavailable
 from gateway.eventlog.local import log_of
 from gateway.eventlog.log import ThreadLog, until
 from gateway.eventlog.stream import key_of
 from gateway.eventlog.streamed import StreamedEventLog
-from gateway.ids import new_id
 from gateway.nodes.control import Control
-from gateway.nodes.link import RETRY_SECONDS, Reader, RedisDown, RedisLink
-from gateway.nodes.queue import Entry, TurnQueue
-from gateway.runner.local import STORE_RETRY_SECONDS, LocalRunner
+from gateway.nodes.link import RedisDown, RedisLink
+from gateway.nodes.queue import TurnQueue
+from gateway.runner.consumer import Consumer
+from gateway.runner.local import LocalRunner
 from gateway.runner.running import RunningTurn
 from gateway.runner.sweeper import Sweeper
 from gateway.store.base import Store
-from gateway.store.records import Accepted, Claim, NewTurn, Turn
+from gateway.store.records import Accepted, NewTurn, Turn
 
-TURNS = 1000
-"""At the same time on one node. What is beyond waits for another node, or for one to end."""
-TAKEN_AT_ONCE = 32
-GRACE_SECONDS = 1.5
-"""After an outage of Redis, before anything is taken over: those who live say so first."""
-TAKEOVER_SECONDS = 0.5
-"""Between two looks for turns whose node is dead, at most; less where the lease is short."""
-REFUSED_SECONDS = 1.0
-"""Before another try when Redis answers, but refuses."""
 ENDING_SECONDS = 15.0
 """How long the end of a turn may take that was told to stop, wherever it runs."""
-STOPPING_SECONDS = 1.0
-SETTLING_SECONDS = 2.0
-"""How long a node that stops tries to tell Redis of the turns that it has ended. Else another node finds out."""
-
-_log = structlog.get_logger(__name__)
 
 
 class NodeRunner:
@@ -73,19 +51,10 @@ class NodeRunner:
         self._logs = logs
         self._link = link
         self._control = control
-        self._queue = TurnQueue(link)
-        self._lease_seconds = lease_seconds
-        self._takes_turns = takes_turns
-        self._taken: dict[str, Entry] = {}
-        """Turns that are this node's, from their entry in the queue to its end."""
-        self._handling: set[asyncio.Task[None]] = set()
-        self._fewer = asyncio.Event()
-        self._sweeper = Sweeper(store, self._queue, link, self._show_cancelled_at_rest, self._cancel)
-        self._taking: asyncio.Task[None] | None = None
-        self._reader: Reader | None = None
-        """That of `_taking`."""
-        self._loops: list[asyncio.Task[None]] = []
-        local.start_following = self.start
+        queue = TurnQueue(link)
+        self._consumer = Consumer(local, store, logs, link, queue, lease_seconds, takes_turns)
+        self._sweeper = Sweeper(store, queue, link, self._show_cancelled_at_rest, self._cancel)
+        self._begun = contextlib.AsyncExitStack()
         logs.on_lost = self._lost
         control.on("cancel", self._asked_to_cancel)
         control.on("cancelled", self._asked_to_show)
@@ -106,107 +75,20 @@ class NodeRunner:
     def stuck(self) -> int:
         return self._local.stuck
 
-    @property
-    def _has_room(self) -> bool:
-        return self._takes_turns and not self.draining and len(self._taken) < TURNS
-
     def in_thread(self, thread_key: int) -> RunningTurn | None:
         return self._local.in_thread(thread_key)
 
     async def start(self, turn: Turn) -> None:
-        """Queue the turn, and run it here if no other is first. While Redis is down it waits for the sweeper."""
-        if not self._link.up:
-            return
-        try:
-            if not self._has_room:
-                await self._queue.enqueue([turn.turn_id])
-            elif (entry := await self._queue.enqueue_and_take(turn.turn_id)) is not None:
-                self._begin(entry)
-        except (RedisDown, ResponseError):
-            _log.error("turn_not_queued", turn_id=turn.turn_id)
-
-    def _begin(self, entry: Entry, overdue: bool = False) -> None:
-        known = entry.turn_id in self._taken
-        self._taken[entry.turn_id] = entry
-        if not known:
-            task = asyncio.get_running_loop().create_task(
-                self._handle(entry.turn_id, overdue), name=f"turn {entry.turn_id} of the queue"
-            )
-            self._handling.add(task)
-            task.add_done_callback(self._handled)
-
-    def _handled(self, task: asyncio.Task[None]) -> None:
-        self._handling.discard(task)
-        self._fewer.set()
-        if not task.cancelled() and (error := task.exception()) is not None:
-            _log.critical("turn_task_failed", task=task.get_name(), exc_info=error)
-
-    async def _handle(self, turn_id: str, overdue: bool) -> None:
-        """Everything about one entry of the queue. If this ends without `done`, the entry is overdue in a lease."""
-        attempt = new_id("a")
-        try:
-            if self.draining:  # the queue gave it while this node was about to stop asking
-                if not overdue:
-                    await self._queue.give_back(self._taken[turn_id])
-                return
-            claim = await self._persist(lambda: self._store.claim(turn_id, attempt, now()))
-            if claim is None:
-                await self._settle(turn_id)
-            elif claim.turn.attempt == attempt:
-                await self._run(claim)
-            elif overdue:
-                _log.info("turn_taken_over", turn_id=turn_id)
-                following = await self._persist(lambda: self._local.interrupt(claim.thread, claim.turn))
-                await self._settle(turn_id)
-                if following is not None:
-                    await self.start(following)
-            # Else its node lives, and will say so; or it is overdue in a lease.
-        except (RedisDown, ResponseError):
-            pass  # its end is in the store: whoever takes it over next finds that
-        finally:
-            self._taken.pop(turn_id, None)
-            self._local.forget(turn_id)
-
-    async def _run(self, claim: Claim) -> None:
-        task = await self._local.start(claim.turn, claim.thread, claim.unshown)
-        await asyncio.wait({task})
-        if task.result():
-            await self._done(claim.turn.turn_id)
-        else:
-            await self._settle(claim.turn.turn_id)
-
-    async def _settle(self, turn_id: str) -> None:
-        """The turn has no business in the queue any more, if it has ended; and everybody shall know its end."""
-        found = await self._persist(lambda: self._store.turn(None, turn_id))
-        if found is not None:
-            thread, turn = found
-            if turn.status == "running":
-                return
-            await self._persist(lambda: self._logs.nudge(thread))
-        await self._done(turn_id)
-
-    async def _done(self, turn_id: str) -> None:
-        await self._persist(lambda: self._queue.done(self._taken[turn_id]))
-
-    async def _persist(self, ask: Callable[[], Awaitable[Any]]) -> Any:
-        while True:
-            try:
-                return await ask()
-            except StoreUnavailable:
-                await asyncio.sleep(STORE_RETRY_SECONDS)
-            except RedisDown:
-                await asyncio.sleep(RETRY_SECONDS)
+        await self._consumer.start(turn)
 
     def _lost(self, log: ThreadLog) -> None:
         running = self._local.in_thread(log.key)
         if running is not None and running.log is log:
             running.stop("interrupted")
 
-    # What people ask for.
-
     async def cancel_running(self, thread_key: int, turn_id: str | None) -> None:
         for turn in await self._store.ask_cancel(thread_key, turn_id):
-            if turn.attempt is not None or turn.turn_id in self._taken:
+            if turn.attempt is not None or self._consumer.has(turn.turn_id):
                 await self._cancel(turn.turn_id)
 
     async def _cancel(self, turn_id: str) -> None:
@@ -214,7 +96,7 @@ class NodeRunner:
 
         Raises: `NodeUnavailable`.
         """
-        if turn_id in self._taken:
+        if self._consumer.has(turn_id):
             self._local.stop(turn_id)
         elif self._link.up:
             await self._control.tell("cancel", turn_id=turn_id)
@@ -222,7 +104,7 @@ class NodeRunner:
             raise NodeUnavailable
 
     async def _asked_to_cancel(self, asked: dict[str, Any]) -> None:
-        if asked["turn_id"] in self._taken:
+        if self._consumer.has(asked["turn_id"]):
             self._local.stop(asked["turn_id"])
 
     async def show_cancelled(self, thread_key: int) -> None:
@@ -248,6 +130,7 @@ class NodeRunner:
         checkpoint = self._logs.pending(log, events, shown=[turn.turn_id for turn in unshown])
         if not await self._store.append_at_rest(checkpoint):
             return False
+        self._local.count_cancelled(unshown)
         with contextlib.suppress(RedisDown):
             await self._logs.nudge(msgspec.structs.replace(thread, head=thread.head + len(events)))
         return True
@@ -278,108 +161,14 @@ class NodeRunner:
         with contextlib.suppress(RedisDown):  # then it expires
             await self._link.run("DEL", key_of(thread_key))
 
-    # The loops of a node.
-
-    async def _take(self) -> None:
-        async with self._link.reader() as reader:
-            self._reader = reader
-            while not self.draining:
-                if not self._has_room:
-                    self._fewer.clear()
-                    await self._fewer.wait()
-                    continue
-                try:
-                    for entry in await self._queue.take(reader, min(TURNS - len(self._taken), TAKEN_AT_ONCE)):
-                        self._begin(entry)
-                except RedisDown:
-                    await asyncio.sleep(RETRY_SECONDS)
-                except ResponseError as error:
-                    await self._refused("take", error)
-
-    async def _beat(self) -> None:
-        while True:
-            try:
-                for entry in await self._queue.beat(self._taken.values()):
-                    if self._taken.get(entry.turn_id) == entry:
-                        await self._keep(entry.turn_id)
-                if not self._taken:
-                    await self._link.run("PING")
-            except RedisDown:
-                await asyncio.sleep(RETRY_SECONDS)
-            except ResponseError as error:
-                await self._refused("beat", error)
-            else:
-                await asyncio.sleep(self._lease_seconds / 4)
-
-    async def _keep(self, turn_id: str) -> None:
-        """Have an entry for a turn whose own Redis has lost. If the turn has ended meanwhile, so has the new entry."""
-        entry = await self._queue.keep(turn_id)
-        if turn_id in self._taken:
-            self._taken[turn_id] = entry
-        else:
-            await self._queue.done(entry)
-
-    async def _refused(self, what: str, error: ResponseError) -> None:
-        """Redis does not understand: perhaps it will when an operator has looked."""
-        _log.error("queue_refused", loop=what, reason=str(error).partition(" ")[0])
-        await asyncio.sleep(REFUSED_SECONDS)
-
-    async def _take_over(self) -> None:
-        while not self.draining:
-            await asyncio.sleep(min(TAKEOVER_SECONDS, self._lease_seconds / 8))
-            up_since = self._link.up_since
-            if up_since is None or time.monotonic() - up_since < GRACE_SECONDS:
-                continue
-            try:
-                for entry in await self._queue.overdue(round(self._lease_seconds * 1000)):
-                    self._begin(entry, overdue=True)
-            except RedisDown:
-                pass
-            except ResponseError as error:
-                await self._refused("take over", error)
-
     async def drain(self, seconds: float) -> None:
-        self.draining = True
-        until = time.monotonic() + seconds
-        await self._stop_taking()
-        if self._handling:  # each with its turn, also one that is claimed and has not begun
-            await asyncio.wait(set(self._handling), timeout=max(until - time.monotonic(), 0))
-        await self._local.drain(0)
-        if self._handling:
-            await asyncio.wait(set(self._handling), timeout=SETTLING_SECONDS)
-
-    async def _stop_taking(self) -> None:
-        """A turn that this node is just being given is given back; one that it does not hear of waits a lease."""
-        self._fewer.set()
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(STOPPING_SECONDS):
-                while self._taking is not None and not self._taking.done():
-                    if self._reader is not None:
-                        await self._reader.interrupt()
-                    await asyncio.wait({self._taking}, timeout=0.1)
+        await self._consumer.drain(seconds)
 
     async def __aenter__(self) -> Self:
-        loop = asyncio.get_running_loop()
-        loops = [("beat", self._beat()), ("sweep", self._sweeper.run())]
-        if self._takes_turns:
-            self._taking = loop.create_task(self._take(), name="take turns")
-            loops.append(("take over", self._take_over()))
-        self._loops = [loop.create_task(coroutine, name=name) for name, coroutine in loops]
-        for task in (self._taking, *self._loops):
-            if task is not None:
-                task.add_done_callback(_log_failure)
+        await self._begun.enter_async_context(self._local)
+        await self._begun.enter_async_context(self._consumer)
+        await self._begun.enter_async_context(running({"sweep": self._sweeper.run()}))
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
-        await self.drain(0)
-        await self._local.__aexit__(None, None, None)
-        tasks = [task for task in (self._taking, *self._loops, *self._handling) if task is not None]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-
-
-def _log_failure(task: asyncio.Task[None]) -> None:
-    """Nothing awaits these loops while the node runs: if one fails, that must not stay unknown until the end."""
-    if not task.cancelled() and (error := task.exception()) is not None:
-        _log.critical("node_loop_failed", loop=task.get_name(), exc_info=error)
+        await self._begun.aclose()

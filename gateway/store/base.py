@@ -176,8 +176,12 @@ class Store(Protocol):
     async def rename(self, user_id: str, thread_id: str, title: str) -> Thread | None: ...
 
     async def delete(self, user_id: str, thread_id: str) -> bool:
-        """Delete the thread with all that belongs to it, a running turn too. A thread made again under the same id
-        has a higher epoch and another key. False: the user has no such thread."""
+        """Delete the thread with all that belongs to it. A thread made again under the same id has a higher epoch and
+        another key. False: the user has no such thread.
+
+        Raises:
+            Busy: a turn of it has not ended.
+        """
         ...
 
     async def messages(

@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 from sqlalchemy import BigInteger, Connection, Select, and_, bindparam, case, delete, exists, func, select, update
 
+from gateway.errors import Busy
 from gateway.store import attachments, outbox
 from gateway.store.records import Message, Thread, ThreadSummary
 from gateway.store.rows import (
@@ -141,6 +142,9 @@ def remove(connection: Connection, user_id: str, thread_id: str) -> bool:
     if found is None:
         return False
     gone = thread_of(found)
+    still_open = exists().where(turns.c.thread_key == gone.key, turns.c.finished_at.is_(None))
+    if connection.scalars(select(still_open)).one():
+        raise Busy("a turn of this thread has not ended: try again")
     row = insert(connection.dialect.name, tombstones).values(user_id=user_id, thread_id=thread_id, epoch=gone.epoch)
     connection.execute(
         row.on_conflict_do_update(

@@ -38,7 +38,6 @@ ALARMS = (
     "background_task_failed",
     "control_handler_failed",
     "loop_exception",
-    "node_loop_failed",
     "request_failed",
     "turn_task_failed",
     "unraisable_exception",

@@ -15,7 +15,7 @@ from gateway.errors import AttachmentsFull, NotFound, TooLarge
 from gateway.store.records import Attachment
 from gateway.store.sql import SqlStore
 from providers import ProviderError
-from tests.contract.test_store import new
+from tests.contract.test_store import end, new
 
 PNG = b"\x89PNG\r\n\x1a\n and pixels"
 ROOM = 10_000_000
@@ -71,7 +71,7 @@ async def test_bytes_go_with_the_last_attachment_that_has_them(
     for name in ("1", "2"):
         one = await attachments.take("alice", None, pieces(PNG))
         shown = await attachments.shown("alice", [one.attachment_id])
-        await store.accept(new(name, thread_id=f"t-{name}", attachments=shown))
+        await store.finish(end(await store.accept(new(name, thread_id=f"t-{name}", attachments=shown))))
     for name, left in (("1", 1), ("2", 0)):
         thread = await store.thread("alice", f"t-{name}")
         assert thread is not None

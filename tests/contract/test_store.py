@@ -14,6 +14,7 @@ from msgspec.structs import replace
 from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError
 
+from gateway.errors import Busy
 from gateway.store.base import IdConflict, QueueFull, Store, StoreUnavailable, WrongAgent
 from gateway.store.records import (
     Accepted,
@@ -240,6 +241,7 @@ async def test_two_users_have_threads_of_the_same_id_and_see_only_their_own(stor
     assert [one.thread for one in await store.threads("bob", agent=None, before=None, limit=9)] == [other.thread]
     await store.finish(end(mine))
     assert await store.mark_read("bob", "t", "a-1", None, 5_000) is None
+    await store.finish(end(other))
     assert await store.delete("bob", "t")
     assert await store.thread("alice", "t") is not None
 
@@ -533,6 +535,7 @@ async def test_a_checkpoint_written_again_is_stored_once_and_may_have_grown(stor
 
 async def test_a_checkpoint_of_a_deleted_thread_is_passed_over(store: Store) -> None:
     gone, kept = await store.accept(new("1")), await store.accept(new("2", thread_id="t2"))
+    await store.finish(end(gone))
     await store.delete("alice", "t")
     await store.checkpoint(
         [Checkpoint(thread_key=accepted.thread.key, epoch=1_000, segment=segment(1, 2)) for accepted in (gone, kept)]
@@ -708,12 +711,12 @@ async def test_deleting_takes_all_that_belongs_to_the_thread(store_url: str) -> 
     async with SqlStore.open(store_url) as store:
         kept = await store.accept(new("kept", thread_id="t2"))
         first = await store.accept(new("1"))
-        await store.accept(new("2"))
         asked = approval("p1", "u-1")
         point = Checkpoint(
             thread_key=first.thread.key, epoch=1_000, segment=segment(1, 2), session={}, approvals=[asked]
         )
         await store.checkpoint([point])
+        await store.finish(end(first))
         assert await store.delete("alice", "t") is True
         assert await store.delete("alice", "t") is False
         assert await store.turn("alice", "u-1") is None
@@ -726,6 +729,20 @@ async def test_deleting_takes_all_that_belongs_to_the_thread(store_url: str) -> 
             assert await store.database.read(lambda connection, q=others: connection.execute(q).scalar_one()) == 0
 
 
+async def test_a_thread_is_not_deleted_while_a_turn_of_it_is_open(store: Store) -> None:
+    running = await store.accept(new("1"))
+    await store.accept(new("2"))
+    with pytest.raises(Busy):
+        await store.delete("alice", "t")
+    following = await store.finish(end(running))
+    assert following is not None
+    with pytest.raises(Busy):
+        await store.delete("alice", "t")
+    assert await store.delete("bob", "t") is False
+    await store.finish(end(following))
+    assert await store.delete("alice", "t") is True
+
+
 async def test_a_thread_made_again_reuses_neither_epoch_nor_key(store: Store) -> None:
     epochs, keys = [], []
     for name, epoch in (("1", 1_000), ("2", 1_000), ("3", 900), ("4", 5_000)):
@@ -733,6 +750,7 @@ async def test_a_thread_made_again_reuses_neither_epoch_nor_key(store: Store) ->
         assert accepted.created_thread
         epochs.append(accepted.thread.epoch)
         keys.append(accepted.thread.key)
+        await store.finish(end(accepted, checkpoint=Checkpoint(thread_key=keys[-1], epoch=epochs[-1], segment=None)))
         await store.delete("alice", "t")
     assert epochs == [1_000, 1_001, 1_002, 5_000]
     assert len(set(keys)) == 4

@@ -78,7 +78,7 @@ async def test_an_attachment_goes_with_the_last_thread_that_uses_it(store: Store
     await store.finish(end(first))
     again = await store.accept(new("2", thread_id="t1", attachments=[shared]))
     await store.finish(end(again))
-    await store.accept(new("3", thread_id="t2", attachments=[shared]))
+    await store.finish(end(await store.accept(new("3", thread_id="t2", attachments=[shared]))))
     assert await store.thread_hashes(await key_of(store, "t1")) == {"hash of shared"}
     assert await store.delete("alice", "t1")
     assert await ids(store, "shared", "own") == {"shared"}

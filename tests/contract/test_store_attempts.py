@@ -151,6 +151,7 @@ async def test_a_checkpoint_of_another_epoch_is_passed_over_and_named(store: Sto
     assert (thread.head, thread.session) == (0, None)
     assert await store.approval("alice", "ap") is None
     assert await store.checkpoint([replace(stale, epoch=1_000)]) == set()
+    await store.finish(end(fenced))
     await store.delete("alice", "t")
     assert await store.checkpoint([stale]) == set()
 

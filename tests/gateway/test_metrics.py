@@ -5,13 +5,16 @@ import time
 import timeit
 from pathlib import Path
 
+import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from gateway.errors import StoreUnavailable
 from gateway.metrics import Metrics, Now
 from gateway.store.base import Store
 from providers import ProviderError, TextDelta
 from providers.events import Completed
 from tests.gateway.engine import engine
+from tests.gateway.test_turns import Held
 
 PAGE = (Path(__file__).parents[2] / "docs" / "operate.md").read_text("utf-8")
 NOTHING = Now({"demo": 0}, 0, 0, {"ios": 0})
@@ -133,3 +136,25 @@ async def test_a_turn_counts_once_by_how_it_ended_and_each_refused_call_by_its_c
     assert found["agentline_piece_gap_seconds_count{agent=a}"] == 4
     assert found["agentline_resumes_total{result=exact}"] == 1
     assert found["agentline_resumes_total{result=refused}"] == 1
+
+
+async def test_a_turn_cancelled_before_it_began_counts_once_although_the_store_was_away_at_first(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def away(batch: object) -> None:
+        raise StoreUnavailable("it is away")
+
+    held = Held()
+    async with engine(store, tmp_path, a=held) as parts:
+        running = await parts.submit(thread_id="t")
+        waiting = await parts.submit("never mind", thread_id="t")
+        await store.cancel_queued(waiting.thread.key, waiting.turn.turn_id, 7_000)
+        held.go.set()
+        await parts.ended(running)
+        with monkeypatch.context() as patched:
+            patched.setattr(store, "checkpoint", away)
+            with pytest.raises(StoreUnavailable):
+                await parts.runner.show_cancelled(waiting.thread.key)
+        await parts.runner.show_cancelled(waiting.thread.key)
+        found = samples(parts.metrics)
+    assert found["agentline_turns_total{agent=a,outcome=cancelled}"] == 1

@@ -598,3 +598,47 @@ async def test_after_a_crash_a_cursor_that_may_lie_is_refused_and_the_durable_te
 )
 def test_a_thread_is_named_after_the_first_line_of_its_first_message(content: str, title: str) -> None:
     assert title_of(content) == title
+
+
+async def test_a_message_accepted_while_its_thread_is_being_deleted_does_not_run_on_unseen(
+    store: SqlStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = Held()
+    async with engine(store, tmp_path, a=held) as parts:
+        await parts.submit(thread_id="t")
+        await held.begun.wait()
+        at_rest = parts.runner.end_of
+
+        async def written_to_meanwhile(thread_key: int) -> None:
+            await at_rest(thread_key)
+            monkeypatch.setattr(parts.runner, "end_of", at_rest)
+            held.begun.clear()
+            held.closed.clear()
+            await parts.submit("and another thing", thread_id="t")
+            await held.begun.wait()
+
+        monkeypatch.setattr(parts.runner, "end_of", written_to_meanwhile)
+        await parts.turns.delete_thread("alice", "t")
+        assert held.closed.is_set()
+        assert len(parts.agents["a"].turns) == 2
+        assert await store.thread("alice", "t") is None
+
+
+async def test_a_thread_that_is_written_to_again_and_again_is_not_deleted_and_whoever_asked_is_told(
+    store: SqlStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = Held()
+    async with engine(store, tmp_path, a=held) as parts:
+        await parts.submit(thread_id="t")
+        at_rest = parts.runner.end_of
+
+        async def written_to(thread_key: int) -> None:
+            await at_rest(thread_key)
+            await parts.submit("and another thing", thread_id="t")
+
+        monkeypatch.setattr(parts.runner, "end_of", written_to)
+        with pytest.raises(Busy):
+            await parts.turns.delete_thread("alice", "t")
+        thread = await store.thread("alice", "t")
+        assert thread is not None
+        assert [turn.status for turn in await store.open_turns(thread.key)] == ["running"]

@@ -97,7 +97,7 @@ async def whole_node(
         tasks = {name: asyncio.create_task(coroutine, name=name) for name, coroutine in running.items()}
         try:
             async with runner, turns:
-                loops = {task.get_name(): task for task in (runner._taking, *runner._loops) if task is not None}
+                loops = runner._consumer._loops
                 resume = Resume(store, logs, metrics, frame_bytes)
                 yield Whole(store, link, control, logs, local, runner, turns, resume, scripted, tasks | loops)
                 ended = [task for task in (tasks | loops).values() if task.done()]
