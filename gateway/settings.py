@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
@@ -51,6 +51,9 @@ _AGENT_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}")
 _RESERVED = frozenset(("agents", "approvals", "attachments", "devices", "health", "pair", "search", "threads", "turns"))
 """Names that `/api/{agent}/…` would share with another path of the HTTP interface."""
 _TOKEN = re.compile(r"[!-~]+")
+REDIS_TLS_OPTIONS = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile", "ssl_cert_reqs", "ssl_check_hostname")
+"""What a `rediss://` URL may say behind its `?`. Of the other options of redis-py some would change what answers look
+like, or how long they may take."""
 
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Bytes = Annotated[int, Field(ge=1024, le=64 * 1024 * 1024)]
@@ -297,11 +300,19 @@ class Settings(BaseSettings):
             return None
         try:
             parts = urlsplit(value.get_secret_value())
-            named = parts.scheme in ("redis", "rediss") and bool(parts.hostname) and parts.port != 0
+            options = dict(parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query)))
+            if parts.scheme == "unix":
+                named = not parts.hostname and len(parts.path) > 1
+            else:
+                named = parts.scheme in ("redis", "rediss") and bool(parts.hostname) and parts.port != 0
+                named = named and re.fullmatch(r"(/[0-9]*)?", parts.path) is not None
         except ValueError:
             named = False
-        if not named or not re.fullmatch(r"(/[0-9]*)?", parts.path):
-            raise ValueError("must be a URL such as redis://:password@host:6379/0")
+        if not named or not options.get("db", "0").isdecimal():
+            raise ValueError("must be a URL such as redis://:password@host:6379/0 or unix:///run/redis.sock?db=0")
+        known = ["db", *(REDIS_TLS_OPTIONS if parts.scheme == "rediss" else ())]
+        if not options.keys() <= set(known):
+            raise ValueError(f"has an option that is not known here; known: {', '.join(known)}")
         return value
 
     @field_validator("log_level", "log_format", mode="before")

@@ -18,7 +18,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
@@ -49,8 +49,12 @@ class RedisServer:
     With `replica_of` it follows another one until `promote`.
     """
 
-    def __init__(self, folder: Path, *, replica_of: RedisServer | None = None) -> None:
+    def __init__(
+        self, folder: Path, *, replica_of: RedisServer | None = None, options: Mapping[str, str] | None = None
+    ) -> None:
+        """`options` are further settings, as in redis.conf."""
         self.folder = folder
+        self._options = dict(options or {})
         self._replica_of = replica_of
         self._reservation = socket.socket()
         self._reservation.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -102,6 +106,7 @@ class RedisServer:
             "maxmemory-policy": "noeviction",
             "repl-diskless-sync": "yes",
             "repl-diskless-sync-delay": "0",
+            **self._options,
         }
         command = [str(redis_binary())]
         for name, value in options.items():

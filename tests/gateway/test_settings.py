@@ -197,11 +197,42 @@ def test_a_redis_url_makes_one_of_many_nodes_and_wants_a_database_that_they_can_
 
 
 @pytest.mark.parametrize(
-    "url", ["h:6379", "http://h", "redis://", f"redis://:{SECRET}@h:0", "redis://h/x", "redis://h:99999"]
+    "url",
+    [
+        "h:6379",
+        "http://h",
+        "redis://",
+        f"redis://:{SECRET}@h:0",
+        "redis://h/x",
+        "redis://h:99999",
+        "redis://h?db=x",
+        "redis://h?nothing",
+        "unix://",
+        "unix://h/redis.sock",
+    ],
 )
 def test_a_redis_url_that_is_none_is_refused_without_repeating_it(home: Path, url: str) -> None:
     said = refusal(home, **NODES | {"AGENTLINE_REDIS_URL": url})
-    assert said == "AGENTLINE_REDIS_URL is wrong: must be a URL such as redis://:password@host:6379/0"
+    assert said == (
+        "AGENTLINE_REDIS_URL is wrong: must be a URL such as redis://:password@host:6379/0 or unix:///run/redis.sock?db=0"
+    )
+
+
+@pytest.mark.parametrize(
+    "url", ["redis://h/0?decode_responses=true", "redis://h?ssl_ca_certs=/ca.pem", "unix:///r.sock?max_connections=1"]
+)
+def test_a_redis_url_with_an_option_that_would_change_how_redis_is_spoken_to_is_refused(home: Path, url: str) -> None:
+    said = refusal(home, **NODES | {"AGENTLINE_REDIS_URL": url})
+    assert said == "AGENTLINE_REDIS_URL is wrong: has an option that is not known here; known: db"
+
+
+@pytest.mark.parametrize(
+    "url", ["redis://h", "redis://h?db=3", "rediss://u:p@h:1/2?ssl_ca_certs=/ca.pem", "unix:///r.s"]
+)
+def test_a_redis_url_may_name_a_database_a_socket_and_certificates(home: Path, url: str) -> None:
+    given = load(home, **NODES | {"AGENTLINE_REDIS_URL": url}).redis_url
+    assert given is not None
+    assert given.get_secret_value() == url
 
 
 def test_agents_are_merged_by_name_over_the_defaults_and_over_all_sources(home: Path) -> None:

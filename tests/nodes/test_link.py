@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import tempfile
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -114,3 +116,14 @@ async def test_a_redis_without_room_counts_as_down(redis: RedisServer, through: 
         redis.command("CONFIG", "SET", "maxmemory", "0")
         await asked[through]()
         assert link.up
+
+
+async def test_redis_may_be_reached_through_a_socket_of_the_file_system() -> None:
+    with (
+        tempfile.TemporaryDirectory() as folder,  # a socket's path has 107 characters at most
+        RedisServer(Path(folder), options={"unixsocket": f"{folder}/s"}),
+    ):
+        async with RedisLink(f"unix://{folder}/s?db=1") as link, link.reader() as reader:
+            await link.run("XADD", "stream", "1-1", "name", "value")
+            ((stream, entries),) = await reader.read("XREAD", "STREAMS", "stream", "0")
+            assert (stream, entries) == (b"stream", [(b"1-1", {b"name": b"value"})])
