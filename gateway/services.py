@@ -107,7 +107,8 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         if isinstance(logs, StreamedEventLog) and link is not None:
             runner = NodeRunner(local, store, logs, link, control, settings.lease_seconds, settings.run_turns)
         turns = TurnEngine(settings, store, agents, attachments, notices, runner, control)
-        presence = Presence(lambda: Standing(connections=hub.counts(), running=runner.count), link)
+        lease = settings.lease_seconds
+        presence = Presence(lambda: Standing(connections=hub.counts(), running=runner.count, lease_seconds=lease), link)
         hub.on_change = presence.changed
         async with running({**kept, "control": control.run(), "presence": presence.run()}):
             async with runner, turns:

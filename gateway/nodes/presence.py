@@ -54,6 +54,7 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True):
     """Open sockets by agent."""
     running: int
     """Turns."""
+    lease_seconds: float
 
 
 def connections(nodes: Mapping[str, Standing]) -> Counter[str]:
@@ -71,6 +72,8 @@ class Presence:
         self._own = own
         self._link = link
         self._news = asyncio.Event()
+        self._differs = False
+        """Whether a node with another lease was seen the last time."""
         self.node_id = "" if link is None else link.node_id
 
     def changed(self) -> None:
@@ -106,17 +109,25 @@ class Presence:
 
     async def _say(self, link: RedisLink) -> bool:
         """Whether it could be said."""
-        said = msgspec.json.encode(self._own())
+        own = self._own()
         try:
-            await link.run("EVAL", _ALL, 1, KEY, round(STALE_SECONDS * 1000), self.node_id, said)
+            nodes = await self._all(link, self.node_id, msgspec.json.encode(own))
         except RedisDown:
             return False
         except ResponseError as error:
             _log.error("presence_refused", reason=str(error).partition(" ")[0])
+        else:
+            self._compare(own, nodes)
         return True
 
-    async def _all(self, link: RedisLink) -> dict[str, Standing]:
-        live = await link.run("EVAL", _ALL, 1, KEY, round(STALE_SECONDS * 1000))
+    def _compare(self, own: Standing, nodes: Mapping[str, Standing]) -> None:
+        leases = {standing.lease_seconds for standing in nodes.values()} | {own.lease_seconds}
+        if len(leases) > 1 and not self._differs:
+            _log.warning("leases_differ", lease_seconds=own.lease_seconds, others=sorted(leases - {own.lease_seconds}))
+        self._differs = len(leases) > 1
+
+    async def _all(self, link: RedisLink, *said: str | bytes) -> dict[str, Standing]:
+        live = await link.run("EVAL", _ALL, 1, KEY, round(STALE_SECONDS * 1000), *said)
         nodes: dict[str, Standing] = {}
         for node_id, said in zip(live[::2], live[1::2], strict=True):
             with contextlib.suppress(msgspec.MsgspecError):  # of another version

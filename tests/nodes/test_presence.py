@@ -16,6 +16,7 @@ import httpx2
 import pytest
 from starlette.applications import Starlette
 from starlette.routing import Route
+from structlog.testing import capture_logs
 
 from gateway.auth import StaticTokens
 from gateway.connection import Connection
@@ -35,7 +36,7 @@ from gateway.nodes.presence import Presence, Standing
 
 async def main():
     async with RedisLink(sys.argv[1]) as link:
-        await Presence(lambda: Standing(connections={"demo": 7}, running=1), link).run()
+        await Presence(lambda: Standing(connections={"demo": 7}, running=1, lease_seconds=3), link).run()
 
 asyncio.run(main())
 """
@@ -48,7 +49,10 @@ class Here:
         self.link = link
         self.sockets: dict[str, int] = {}
         self.running = 0
-        self.presence = Presence(lambda: Standing(connections=dict(self.sockets), running=self.running), link)
+        self.lease_seconds = 3.0
+        self.presence = Presence(
+            lambda: Standing(connections=self.sockets, running=self.running, lease_seconds=self.lease_seconds), link
+        )
 
     async def counts(self) -> dict[str, int]:
         return dict(connections(await self.presence.nodes()))
@@ -260,3 +264,22 @@ async def test_health_sums_the_nodes_and_is_degraded_while_redis_is_away_and_rea
             await redis.restart()
             await one.counted({"demo": 3, "gone": 9})
             assert (await http.get("/health")).json()["status"] == "ok"
+
+
+async def test_nodes_that_judge_each_other_by_different_leases_say_so_once(redis: RedisServer) -> None:
+    with capture_logs() as logs:
+
+        def said() -> list[tuple[float, list[float]]]:
+            return sorted((e["lease_seconds"], e["others"]) for e in logs if e["event"] == "leases_differ")
+
+        async with present(redis) as one, present(redis) as other:
+            other.lease_seconds = 30.0
+            other.presence.changed()
+            await eventually(lambda: len(said()) == 2)
+            for sockets in range(1, 4):
+                one.sockets, other.sockets = {"demo": sockets}, {"demo": sockets}
+                one.presence.changed()
+                other.presence.changed()
+                await one.counted({"demo": 2 * sockets})
+                await other.counted({"demo": 2 * sockets})
+            assert said() == [(3.0, [30.0]), (30.0, [3.0])]
