@@ -169,10 +169,12 @@ async def test_turns_stream_and_share_a_process_and_its_session(bench: Bench, pr
     assert [event.text for event in answers(first, TextDelta)] == ["Hel", "lo."]
     assert [event.text for event in answers(first, ReasoningDelta)] == ["hm"]
     assert first[-2:] == [Usage(input_tokens=10, output_tokens=5), Completed("end_turn")]
+    await there_are(2, bench.mark)  # the supervisor and the program, which may have begun others for a moment
     processes = with_environment(bench.mark)
     second = await collect(provider, turn("Say hello", "Hello.", "Once more", session=session_of(first)))
     assert text_of(second) == "Again."
     assert session_of(second) == session_of(first)
+    await there_are(2, bench.mark)
     assert with_environment(bench.mark) == processes
     assert "began earlier" not in bench.sent()
 
