@@ -30,8 +30,6 @@ class Batch(NamedTuple):
     last: int
     durable: int
     """Offset up to which the store had the events when this was written."""
-    attempt: bytes
-    """Of the turn that wrote it."""
     encoded: bytes
 
     @property
@@ -50,7 +48,7 @@ def place(epoch: int, offset: int) -> str:
 
 
 def fields_of(events: list[Event], first: int, durable: int, attempt: str) -> tuple[Any, ...]:
-    """An entry's fields, as XADD wants them."""
+    """An entry's fields, as XADD wants them. `attempt` is there for people who look into the stream."""
     return ("first", first, "durable", durable, "attempt", attempt, "events", encode_events(events))
 
 
@@ -70,6 +68,4 @@ def write_nudge(pipeline: Pipeline, thread_key: int, epoch: int, head: int) -> N
 def batch_of(entry_id: bytes, fields: Mapping[bytes, bytes]) -> Batch:
     """What an entry says. Raises `KeyError` or `ValueError` if it is none of ours."""
     epoch, _, last = entry_id.partition(b"-")
-    return Batch(
-        int(epoch), int(fields[b"first"]), int(last), int(fields[b"durable"]), fields[b"attempt"], fields[b"events"]
-    )
+    return Batch(int(epoch), int(fields[b"first"]), int(last), int(fields[b"durable"]), fields[b"events"])
