@@ -17,6 +17,7 @@ from gateway.clock import now
 from gateway.errors import StoreUnavailable
 from gateway.fetchtokens import KEY_NAME, FetchTokens
 from gateway.ids import new_id
+from gateway.logs import log_failure
 from gateway.runner.verdict import Ending, Failure
 from gateway.settings import PushSettings, Settings, SettingsError
 from gateway.store.base import Store
@@ -79,7 +80,7 @@ class Pushing:
             if settings.redis_url is None:  # no other node is sending
                 await store.release_pushes(now())
             running = asyncio.create_task(pushing._outbox.run(), name="outbox")
-            running.add_done_callback(_log_failure)
+            running.add_done_callback(log_failure(_log, "outbox_failed"))
             try:
                 yield pushing
             finally:
@@ -198,12 +199,6 @@ class Pushing:
     @property
     def _ttl_ms(self) -> int:
         return round(self._settings.ttl_seconds * 1000)
-
-
-def _log_failure(outbox: asyncio.Task[None]) -> None:
-    """Nothing awaits the outbox while the gateway runs: if it fails, that must not stay unknown until the end."""
-    if not outbox.cancelled() and (error := outbox.exception()) is not None:
-        _log.critical("outbox_failed", exc_info=error)
 
 
 def _transports(settings: PushSettings) -> dict[Platform, Transport]:

@@ -18,6 +18,7 @@ from gateway.devicetokens import DeviceTokens
 from gateway.eventlog.local import LocalEventLog
 from gateway.eventlog.streamed import StreamedEventLog
 from gateway.hub import Hub
+from gateway.logs import log_failure
 from gateway.loopwatch import LoopWatch
 from gateway.metrics import Metrics
 from gateway.nodes.control import Control, RedisControl, Solo
@@ -156,15 +157,10 @@ async def _running(coroutines: Mapping[str, Coroutine[Any, Any, None]]) -> Async
     """Run these in the background of the block. One that fails does not stop the gateway, but is known at once."""
     tasks = [asyncio.create_task(coroutine, name=name) for name, coroutine in coroutines.items()]
     for task in tasks:
-        task.add_done_callback(_log_failure)
+        task.add_done_callback(log_failure(_log, "background_task_failed", task=task.get_name()))
     try:
         yield
     finally:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-
-
-def _log_failure(task: asyncio.Task[None]) -> None:
-    if not task.cancelled() and (error := task.exception()) is not None:
-        _log.critical("background_task_failed", task=task.get_name(), exc_info=error)

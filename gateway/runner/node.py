@@ -27,6 +27,7 @@ from gateway.eventlog.log import ThreadLog, until
 from gateway.eventlog.stream import key_of
 from gateway.eventlog.streamed import StreamedEventLog
 from gateway.ids import new_id
+from gateway.logs import log_failure
 from gateway.nodes.control import Control
 from gateway.nodes.link import RETRY_SECONDS, Reader, RedisDown, RedisLink
 from gateway.nodes.queue import Entry, TurnQueue
@@ -367,7 +368,7 @@ class NodeRunner:
         self._loops = [loop.create_task(coroutine, name=name) for name, coroutine in loops]
         for task in (self._taking, *self._loops):
             if task is not None:
-                task.add_done_callback(_log_failure)
+                task.add_done_callback(log_failure(_log, "node_loop_failed", loop=task.get_name()))
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
@@ -377,9 +378,3 @@ class NodeRunner:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-
-
-def _log_failure(task: asyncio.Task[None]) -> None:
-    """Nothing awaits these loops while the node runs: if one fails, that must not stay unknown until the end."""
-    if not task.cancelled() and (error := task.exception()) is not None:
-        _log.critical("node_loop_failed", loop=task.get_name(), exc_info=error)
