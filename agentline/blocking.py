@@ -19,10 +19,11 @@ from agentline.deadlines import Backoff, Deadlines
 from agentline.endings import Lost
 from agentline.errors import TimedOut, TurnFailed
 from agentline.events import ApprovalRequest, Done, Event, Reset, ShownMessage, Text
-from agentline.following import FollowSession
+from agentline.follow_session import FollowSession
 from agentline.http import perform
 from agentline.records import Agent, Decided, Sent, Thread, ThreadPage, Turn
-from agentline.session import Session, TurnSession, moved, new_message
+from agentline.session import Session, moved, new_message
+from agentline.turn_session import TurnSession
 
 __all__ = ["WITHIN", "Blocking", "Decide", "WhenBusy"]
 

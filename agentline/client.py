@@ -14,11 +14,12 @@ from agentline.address import Token, address
 from agentline.blocking import WITHIN, Blocking, WhenBusy
 from agentline.deadlines import Deadlines
 from agentline.events import Done, ShownMessage
-from agentline.following import FollowSession
+from agentline.follow_session import FollowSession
 from agentline.http import AsyncHttp
 from agentline.records import Agent, Decided, Sent, Thread, ThreadPage, Turn
-from agentline.session import TurnSession, new_message
+from agentline.session import new_message
 from agentline.stream import Decide, Follow, Stream, TurnStream
+from agentline.turn_session import TurnSession
 
 __all__ = ["Agentline"]
 
