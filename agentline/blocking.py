@@ -6,23 +6,22 @@ and has closed it when it ends, is closed, or is dropped.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from typing import Any, Literal, TypeAlias, TypeVar
 
 from agentline import calls
 from agentline.address import Address
-from agentline.blocking_socket import BlockingSocket
+from agentline.blocking_stream import run
 from agentline.calls import Call
-from agentline.deadlines import Backoff, Deadlines
-from agentline.endings import Lost
-from agentline.errors import TimedOut, TurnFailed
+from agentline.deadlines import Deadlines
+from agentline.errors import TurnFailed
 from agentline.events import ApprovalRequest, Done, Event, Reset, ShownMessage, Text
-from agentline.following import FollowSession
+from agentline.follow_session import FollowSession
 from agentline.http import perform
 from agentline.records import Agent, Decided, Sent, Thread, ThreadPage, Turn
-from agentline.session import Session, TurnSession, moved, new_message
+from agentline.session import Session, new_message
+from agentline.turn_session import TurnSession
 
 __all__ = ["WITHIN", "Blocking", "Decide", "WhenBusy"]
 
@@ -126,63 +125,7 @@ class Blocking:
     def _run(
         self, agent: Callable[[], str], session: Session, within: float | None = None, idle: float | None = None
     ) -> Generator[Event | None, None, None]:
-        """Drive the session to its end. None: nothing came for `idle` seconds."""
-        deadlines, backoff = self._deadlines, Backoff(self._deadlines)
-        ends_at = None if within is None else time.monotonic() + within
-        open_socket: BlockingSocket | None = None
-        answer_by = pause = 0.0
-        try:
-            while True:
-                events: list[Event] = []
-                if ends_at is not None and within is not None and time.monotonic() >= ends_at:
-                    raise TimedOut(within)
-                try:
-                    if open_socket is None:
-                        if pause > 0:
-                            step = min([pause, *_given(idle), *_left(ends_at)])
-                            time.sleep(step)
-                            pause -= step
-                            if pause > 0:
-                                yield None
-                            continue
-                        open_socket = BlockingSocket(self._address, agent(), deadlines)
-                        backoff.connected()
-                        session.connected()
-                        answer_by = time.monotonic() + deadlines.answer
-                    if session.needs_turn and session.turn_id is not None:
-                        events = session.looked_up(self.turn(session.turn_id))
-                    else:
-                        waits = [*_given(idle), *_left(ends_at), *([] if session.answered else _left(answer_by))]
-                        text = open_socket.receive(min(waits) if waits else None)
-                        if text is None:
-                            if not session.answered and time.monotonic() >= answer_by:
-                                raise Lost("the gateway did not answer in time")
-                            yield None
-                            continue
-                        events = session.receive(text)
-                    while session.outgoing:
-                        open_socket.send(session.outgoing[0])
-                        session.outgoing.pop(0)
-                except Lost as lost:
-                    if open_socket is not None:
-                        open_socket.close()
-                        open_socket = None
-                    session.outgoing.clear()
-                    if not session.over:
-                        pause = backoff.lost(lost.reason, max(session.pause, lost.at_least))
-                        continue
-                if moved(events):
-                    backoff.progressed()
-                if session.over:
-                    if open_socket is not None:
-                        closing_socket, open_socket = open_socket, None
-                        closing_socket.close_in_order()
-                    yield from events
-                    return
-                yield from events
-        finally:
-            if open_socket is not None:
-                open_socket.close()
+        return run(self._address, self._deadlines, agent, session, within=within, idle=idle)
 
     def _answer(self, request: ApprovalRequest, answer: str | tuple[str, str] | None) -> None:
         if answer is not None:
@@ -192,10 +135,18 @@ class Blocking:
     # --- calls ---
 
     def send(
-        self, agent: str, content: str, *, id: str | None = None, thread_id: str | None = None, **more: Any
+        self,
+        agent: str,
+        content: str,
+        *,
+        id: str | None = None,
+        thread_id: str | None = None,
+        when_busy: WhenBusy = "queue",
+        attachments: Sequence[Any] = (),
     ) -> Sent:
         """Start a turn in the background."""
-        return self._perform(calls.send(agent, new_message(content, id=id, thread_id=thread_id, **more)))
+        message = new_message(content, id=id, thread_id=thread_id, when_busy=when_busy, attachments=attachments)
+        return self._perform(calls.send(agent, message))
 
     def decide(self, approval_id: str, decision: str, text: str | None = None) -> Decided:
         """Answer an approval request. The first answer wins; returns the one that stands."""
@@ -238,11 +189,3 @@ class Blocking:
 
     def _perform(self, call: Call[Answer]) -> Answer:
         return perform(self._address, self._deadlines, call)
-
-
-def _given(seconds: float | None) -> list[float]:
-    return [] if seconds is None else [seconds]
-
-
-def _left(moment: float | None) -> list[float]:
-    return [] if moment is None else [max(moment - time.monotonic(), 0.0)]

@@ -14,11 +14,12 @@ from agentline.address import Token, address
 from agentline.blocking import WITHIN, Blocking, WhenBusy
 from agentline.deadlines import Deadlines
 from agentline.events import Done, ShownMessage
-from agentline.following import FollowSession
+from agentline.follow_session import FollowSession
 from agentline.http import AsyncHttp
 from agentline.records import Agent, Decided, Sent, Thread, ThreadPage, Turn
-from agentline.session import TurnSession, new_message
+from agentline.session import new_message
 from agentline.stream import Decide, Follow, Stream, TurnStream
+from agentline.turn_session import TurnSession
 
 __all__ = ["Agentline"]
 
@@ -185,10 +186,18 @@ class Agentline:
     # --- calls ---
 
     async def send(
-        self, agent: str, content: str, *, id: str | None = None, thread_id: str | None = None, **more: Any
+        self,
+        agent: str,
+        content: str,
+        *,
+        id: str | None = None,
+        thread_id: str | None = None,
+        when_busy: WhenBusy = "queue",
+        attachments: Sequence[Any] = (),
     ) -> Sent:
         """Start a turn in the background."""
-        return await self._http.perform(calls.send(agent, new_message(content, id=id, thread_id=thread_id, **more)))
+        message = new_message(content, id=id, thread_id=thread_id, when_busy=when_busy, attachments=attachments)
+        return await self._http.perform(calls.send(agent, message))
 
     async def decide(self, approval_id: str, decision: str, text: str | None = None) -> Decided:
         """Answer an approval request. The first answer wins; returns the one that stands."""

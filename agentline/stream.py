@@ -21,8 +21,9 @@ from agentline.endings import Lost, closed, refused_upgrade
 from agentline.errors import AgentlineError, ContractBroken, TimedOut
 from agentline.events import ApprovalRequest, ApprovalResolved, Event
 from agentline.http import AsyncHttp
-from agentline.session import Session, TurnSession, moved
+from agentline.session import Session, moved
 from agentline.sockets import SERVER_FRAME_BYTES, SILENT
+from agentline.turn_session import TurnSession
 
 __all__ = ["Decide", "Follow", "Stream", "TurnStream"]
 

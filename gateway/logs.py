@@ -11,14 +11,14 @@ import logging
 import sys
 import traceback
 from asyncio import AbstractEventLoop, Task
-from collections.abc import Iterator, Mapping, MutableMapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from pathlib import PurePath
 from types import TracebackType
 from typing import Any, Literal, TextIO
 
 import structlog
 
-__all__ = ["configure_logs", "describe_exception", "log_loop_exception"]
+__all__ = ["configure_logs", "describe_exception", "log_failure", "log_loop_exception"]
 
 _OWN = ("gateway", "providers", "notifications", "agentline")
 _QUIET = ("httpx", "httpx2", "httpcore", "httpcore2", "sqlalchemy", "aiosqlite", "alembic")
@@ -92,6 +92,17 @@ def log_loop_exception(loop: AbstractEventLoop, context: Mapping[str, Any]) -> N
     structlog.get_logger("gateway.loop").error(
         "loop_exception", message=context.get("message"), subject=name, exc_info=context.get("exception")
     )
+
+
+def log_failure(log: structlog.typing.FilteringBoundLogger, event: str, **fields: Any) -> Callable[[Task[Any]], None]:
+    """The done callback of a task that runs in the background: nothing awaits it while the gateway runs, so its failure
+    is logged at once, or it would stay unknown until the end."""
+
+    def ended(task: Task[Any]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.critical(event, **fields, exc_info=error)
+
+    return ended
 
 
 def describe_exception(error: BaseException) -> list[dict[str, Any]]:

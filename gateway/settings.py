@@ -10,13 +10,12 @@ import re
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
-from urllib.parse import parse_qsl, urlsplit
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from gateway.origins import parse_origin
+from gateway.settingvalues import Bytes, DatabaseUrl, Origins, PublicUrl, RedisUrl, Seconds, Tokens
 
 __all__ = [
     "DEFAULT_AGENTS",
@@ -50,13 +49,6 @@ UNSUPPORTED: dict[str, str] = {
 _AGENT_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}")
 _RESERVED = frozenset(("agents", "approvals", "attachments", "devices", "health", "pair", "search", "threads", "turns"))
 """Names that `/api/{agent}/…` would share with another path of the HTTP interface."""
-_TOKEN = re.compile(r"[!-~]+")
-REDIS_TLS_OPTIONS = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile", "ssl_cert_reqs", "ssl_check_hostname")
-"""What a `rediss://` URL may say behind its `?`. Of the other options of redis-py some would change what answers look
-like, or how long they may take."""
-
-Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Bytes = Annotated[int, Field(ge=1024, le=64 * 1024 * 1024)]
 
 
 class SettingsError(Exception):
@@ -112,27 +104,9 @@ class JwtSettings(_Group):
 
 
 class AuthSettings(_Group):
-    tokens: dict[str, SecretStr] = Field(default_factory=dict)
+    tokens: Tokens = Field(default_factory=dict)
     """User to token. When empty, the user `owner` gets a token of the gateway's making."""
     jwt: JwtSettings | None = None
-
-    @field_validator("tokens", mode="before")
-    @classmethod
-    def _check_tokens(cls, tokens: Any) -> Any:
-        # Done before pydantic looks, so that no error's location is a key of the map: people swap user and token.
-        if not isinstance(tokens, Mapping):
-            raise ValueError("must be a map from user to token")
-        seen: set[str] = set()
-        for user, token in tokens.items():
-            plain = token.get_secret_value() if isinstance(token, SecretStr) else token
-            if not isinstance(user, str) or not 0 < len(user) <= 128 or not user.isprintable() or user != user.strip():
-                raise ValueError("a user's name has 1 to 128 printable characters")
-            if not isinstance(plain, str) or not _TOKEN.fullmatch(plain):
-                raise ValueError("a token is text of visible ASCII characters without spaces")
-            if plain in seen:
-                raise ValueError("two users have the same token")
-            seen.add(plain)
-        return tokens
 
 
 class ApprovalSettings(_Group):
@@ -212,12 +186,12 @@ class Settings(BaseSettings):
     port: int = Field(default=8080, ge=0, le=65535)
     """0 picks a free one."""
     state_dir: Path = Path("~/.agentline")
-    database_url: SecretStr | None = None
-    redis_url: SecretStr | None = None
+    database_url: DatabaseUrl | None = None
+    redis_url: RedisUrl | None = None
     """Given: this is one of many nodes, which share the database and this Redis."""
-    public_url: str | None = None
-    """How people reach the gateway, without a slash at the end."""
-    allowed_origins: tuple[str, ...] = ()
+    public_url: PublicUrl | None = None
+    """How people reach the gateway."""
+    allowed_origins: Origins = ()
     log_level: Literal["debug", "info", "warning", "error", "critical"] = "info"
     log_format: Literal["console", "json"] | None = None
     """None: console on a terminal, else json."""
@@ -252,68 +226,6 @@ class Settings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Only what is given: `gateway.configuration` does the reading, with the names and sources at hand."""
         return (init_settings,)
-
-    @field_validator("allowed_origins", mode="before")
-    @classmethod
-    def _split_origins(cls, value: Any) -> Any:
-        entries = value.split(",") if isinstance(value, str) else value
-        if not isinstance(entries, list | tuple) or not all(isinstance(entry, str) for entry in entries):
-            raise ValueError("must be origins separated by commas")
-        cleaned = tuple(entry.strip().rstrip("/") for entry in entries if entry.strip())
-        for entry in cleaned:
-            try:
-                parse_origin(entry)
-            except ValueError:
-                raise ValueError("every entry must be scheme://host[:port] or host[:port]") from None
-        return cleaned
-
-    @field_validator("public_url")
-    @classmethod
-    def _check_public_url(cls, value: str | None) -> str | None:
-        if value is None:
-            return None
-        try:
-            parts = urlsplit(value)
-            usable = parts.scheme in ("http", "https") and parts.hostname and (parts.port or 1)
-        except ValueError:
-            usable = False
-        if not usable or parts.query or parts.fragment or "@" in parts.netloc or not _TOKEN.fullmatch(value):
-            raise ValueError("must be a URL such as https://chat.example.org, without user, query or fragment")
-        return value.rstrip("/")
-
-    @field_validator("database_url")
-    @classmethod
-    def _check_database_url(cls, value: SecretStr | None) -> SecretStr | None:
-        if value is None:
-            return None
-        scheme, separator, rest = value.get_secret_value().partition("://")
-        if scheme in ("postgres", "postgresql", "postgresql+asyncpg") and separator:
-            return SecretStr(f"postgresql+asyncpg://{rest}")
-        if scheme not in ("sqlite", "sqlite+aiosqlite") or not separator:
-            raise ValueError("must begin with sqlite:/// or postgresql://")
-        return SecretStr(f"sqlite://{rest}")
-
-    @field_validator("redis_url")
-    @classmethod
-    def _check_redis_url(cls, value: SecretStr | None) -> SecretStr | None:
-        if value is None:
-            return None
-        try:
-            parts = urlsplit(value.get_secret_value())
-            options = dict(parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query)))
-            if parts.scheme == "unix":
-                named = not parts.hostname and len(parts.path) > 1
-            else:
-                named = parts.scheme in ("redis", "rediss") and bool(parts.hostname) and parts.port != 0
-                named = named and re.fullmatch(r"(/[0-9]*)?", parts.path) is not None
-        except ValueError:
-            named = False
-        if not named or not options.get("db", "0").isdecimal():
-            raise ValueError("must be a URL such as redis://:password@host:6379/0 or unix:///run/redis.sock?db=0")
-        known = ["db", *(REDIS_TLS_OPTIONS if parts.scheme == "rediss" else ())]
-        if not options.keys() <= set(known):
-            raise ValueError(f"has an option that is not known here; known: {', '.join(known)}")
-        return value
 
     @field_validator("log_level", "log_format", mode="before")
     @classmethod

@@ -13,7 +13,8 @@ from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing
 
 from providers.base import Capability, Turn
-from providers.demo_directives import DIRECTIVES, Directive, Part, Play, Say, Stage, WrongArguments
+from providers.demo_directives import DIRECTIVES, Directive
+from providers.demo_stage import Part, Play, Say, Stage, WrongArguments
 from providers.events import Completed, Event, Usage
 
 __all__ = ["DemoProvider"]

@@ -126,8 +126,8 @@ class Presence:
             _log.warning("leases_differ", lease_seconds=own.lease_seconds, others=sorted(leases - {own.lease_seconds}))
         self._differs = len(leases) > 1
 
-    async def _all(self, link: RedisLink, *said: str | bytes) -> dict[str, Standing]:
-        live = await link.run("EVAL", _ALL, 1, KEY, round(STALE_SECONDS * 1000), *said)
+    async def _all(self, link: RedisLink, *own: str | bytes) -> dict[str, Standing]:
+        live = await link.run("EVAL", _ALL, 1, KEY, round(STALE_SECONDS * 1000), *own)
         nodes: dict[str, Standing] = {}
         for node_id, said in zip(live[::2], live[1::2], strict=True):
             with contextlib.suppress(msgspec.MsgspecError):  # of another version

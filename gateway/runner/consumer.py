@@ -23,6 +23,7 @@ from gateway.clock import now
 from gateway.errors import StoreUnavailable
 from gateway.eventlog.streamed import StreamedEventLog
 from gateway.ids import new_id
+from gateway.logs import log_failure
 from gateway.nodes.link import RETRY_SECONDS, Reader, RedisDown, RedisLink
 from gateway.nodes.queue import Entry, TurnQueue
 from gateway.runner.local import STORE_RETRY_SECONDS, LocalRunner
@@ -105,12 +106,11 @@ class Consumer:
             )
             self._handling.add(task)
             task.add_done_callback(self._handled)
+            task.add_done_callback(log_failure(_log, "turn_task_failed", task=task.get_name()))
 
     def _handled(self, task: asyncio.Task[None]) -> None:
         self._handling.discard(task)
         self._fewer.set()
-        if not task.cancelled() and (error := task.exception()) is not None:
-            _log.critical("turn_task_failed", task=task.get_name(), exc_info=error)
 
     async def _handle(self, turn_id: str, overdue: bool) -> None:
         """Everything about one entry of the queue. If this ends without `done`, the entry is overdue in a lease."""

@@ -25,6 +25,7 @@ from gateway.errors import StoreUnavailable
 from gateway.eventlog.local import LocalEventLog, log_of
 from gateway.eventlog.log import ThreadLog
 from gateway.eventlog.position import Position, new_epoch
+from gateway.logs import log_failure
 from gateway.metrics import Metrics
 from gateway.notices import Notices
 from gateway.protocol import Event
@@ -113,13 +114,9 @@ class LocalRunner:
     def _keep(self, coroutine: Coroutine[Any, Any, bool], name: str) -> asyncio.Task[bool]:
         task = asyncio.get_running_loop().create_task(coroutine, name=name)
         self._tasks.add(task)
-        task.add_done_callback(self._let_go)
+        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(log_failure(_log, "turn_task_failed", task=name))
         return task
-
-    def _let_go(self, task: asyncio.Task[bool]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            _log.critical("turn_task_failed", task=task.get_name(), exc_info=error)
 
     async def _run(
         self, running: RunningTurn, before: RunningTurn | None, thread: Thread | None, unshown: Sequence[Turn]

@@ -16,6 +16,7 @@ from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.http11 import Request, Response
 
 from gateway import protocol
+from gateway.errors import BadFrame
 
 __all__ = ["FakeGateway", "Peer"]
 
@@ -119,5 +120,5 @@ class FakeGateway:
         self.connections += 1
         try:
             await self._script(peer)
-        except (AssertionError, protocol.BadFrame) as error:
+        except (AssertionError, BadFrame) as error:
             self.errors.append(error)

@@ -22,7 +22,7 @@ from agentline import (
     ToolCall,
     Typing,
     UserMessage,
-    session,
+    turn_session,
 )
 from tests.agentline.conftest import QUICK, line_to
 from tests.agentline.proxy import Act, Proxy, Seen
@@ -105,13 +105,13 @@ async def test_a_client_that_resumes_from_the_cursor_before_its_last_is_found_ou
     gateway: GatewayProcess, messages_api: MessagesApi, read: Read, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cursors: list[str | None] = [None]
-    attach = session.attach_frame
+    attach = turn_session.attach_frame
 
     def stale(thread_id: str, cursor: str | None) -> str:
         cursors.append(cursor)
         return attach(thread_id, cursors[-2])
 
-    monkeypatch.setattr(session, "attach_frame", stale)
+    monkeypatch.setattr(turn_session, "attach_frame", stale)
     with pytest.raises((AssertionError, TimedOut)):
         await cut_after_every_frame(read, gateway, messages_api, [f"[{n}] " for n in range(10)], within=1.5)
 

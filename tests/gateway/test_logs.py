@@ -13,7 +13,7 @@ from typing import Any, Literal
 import pytest
 import structlog
 
-from gateway.logs import configure_logs, describe_exception, log_loop_exception
+from gateway.logs import configure_logs, describe_exception, log_failure, log_loop_exception
 
 SECRET = "what the person wrote"
 Lines = Callable[[], list[dict[str, Any]]]
@@ -150,6 +150,21 @@ def test_a_task_whose_exception_no_one_took_is_logged_without_its_text(lines: Li
     asyncio.run(main())
     (line,) = [line for line in lines() if line["event"] == "loop_exception"]
     assert line["subject"] == "the-task"
+    assert line["exception"][0]["type"] == "ValueError"
+    assert SECRET not in json.dumps(line)
+
+
+async def test_a_background_task_that_fails_is_logged_at_once_and_one_that_was_stopped_is_not(lines: Lines) -> None:
+    async def fail() -> None:
+        inner()
+
+    failing, stopped = asyncio.create_task(fail()), asyncio.create_task(asyncio.Event().wait())
+    for task in (failing, stopped):
+        task.add_done_callback(log_failure(structlog.get_logger("gateway.test"), "loop_failed", loop=task.get_name()))
+    stopped.cancel()
+    await asyncio.wait((failing, stopped))
+    [line] = lines()
+    assert (line["level"], line["event"], line["loop"]) == ("critical", "loop_failed", failing.get_name())
     assert line["exception"][0]["type"] == "ValueError"
     assert SECRET not in json.dumps(line)
 

@@ -237,7 +237,7 @@ async def test_when_h2_sees_the_goaway_those_answers_are_lost(
     apns_fake: ApnsFake, authority: Authority, apns_settings: MakeSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The control of the test above."""
-    monkeypatch.setattr("notifications.frames.GOAWAY", -1)
+    monkeypatch.setattr("notifications.http2.frames.GOAWAY", -1)
     apns_fake.latency = 0.05
     apns_fake.script = at(100, Goaway("graceful"))
     async with apns_fake.serving(authority), Apns(apns_settings(request_seconds=1.0)) as apns:

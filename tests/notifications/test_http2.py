@@ -13,8 +13,8 @@ import pytest
 
 from notifications import payload
 from notifications.apns import Apns
-from notifications.frames import Frames, goaway_last_stream
-from notifications.liveness import Liveness
+from notifications.http2.frames import Frames, goaway_last_stream
+from notifications.http2.liveness import Liveness
 from notifications.verdict import Verdict
 from tests.fakes.apns import Answer, ApnsFake
 from tests.fakes.push_tls import Authority
