@@ -23,10 +23,12 @@ from gateway.metrics import Metrics
 from gateway.nodes.control import Control, RedisControl, Solo
 from gateway.nodes.link import RedisDown, RedisLink
 from gateway.nodes.presence import Presence, Standing
+from gateway.nodes.queue import TurnQueue
 from gateway.notices import Notices
 from gateway.pushing import Pushing
 from gateway.resume import Resume
 from gateway.runner.base import Runner
+from gateway.runner.consumer import Consumer
 from gateway.runner.local import LocalRunner
 from gateway.runner.node import NodeRunner
 from gateway.senddeadline import SendDeadlines
@@ -104,10 +106,12 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         }
         local = LocalRunner(store, logs, agents, attachments, approvals, notices, pushing, metrics, frame_bytes)
         runner: Runner = local
-        if isinstance(logs, StreamedEventLog) and link is not None:
-            runner = NodeRunner(local, store, logs, link, control, settings.lease_seconds, settings.run_turns)
-        turns = TurnEngine(settings, store, agents, attachments, notices, runner, control)
         lease = settings.lease_seconds
+        if isinstance(logs, StreamedEventLog) and link is not None:
+            queue = TurnQueue(link)
+            consumer = Consumer(local, queue, store, logs, link, lease, settings.run_turns)
+            runner = NodeRunner(local, consumer, queue, store, logs, link, control)
+        turns = TurnEngine(settings, store, agents, attachments, notices, runner, control)
         presence = Presence(lambda: Standing(connections=hub.counts(), running=runner.count, lease_seconds=lease), link)
         hub.on_change = presence.changed
         async with running({**kept, "control": control.run(), "presence": presence.run()}):

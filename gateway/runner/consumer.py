@@ -52,19 +52,19 @@ class Consumer:
     def __init__(
         self,
         local: LocalRunner,
+        queue: TurnQueue,
         store: Store,
         logs: StreamedEventLog,
         link: RedisLink,
-        queue: TurnQueue,
         lease_seconds: float,
         takes_turns: bool,
     ) -> None:
         """`takes_turns`: whether turns run on this node at all."""
         self._local = local
+        self._queue = queue
         self._store = store
         self._logs = logs
         self._link = link
-        self._queue = queue
         self._lease_seconds = lease_seconds
         self._takes_turns = takes_turns
         self._taken: dict[str, Entry] = {}

@@ -38,21 +38,19 @@ class NodeRunner:
     def __init__(
         self,
         local: LocalRunner,
+        consumer: Consumer,
+        queue: TurnQueue,
         store: Store,
         logs: StreamedEventLog,
         link: RedisLink,
         control: Control,
-        lease_seconds: float,
-        takes_turns: bool,
     ) -> None:
-        """`takes_turns`: whether turns run on this node at all."""
         self._local = local
+        self._consumer = consumer
         self._store = store
         self._logs = logs
         self._link = link
         self._control = control
-        queue = TurnQueue(link)
-        self._consumer = Consumer(local, store, logs, link, queue, lease_seconds, takes_turns)
         self._sweeper = Sweeper(store, queue, link, self._show_cancelled_at_rest, self._cancel)
         self._begun = contextlib.AsyncExitStack()
         logs.on_lost = self._lost

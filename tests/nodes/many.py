@@ -18,10 +18,12 @@ from gateway.hub import Hub
 from gateway.metrics import Metrics
 from gateway.nodes.control import RedisControl
 from gateway.nodes.link import RedisLink
+from gateway.nodes.queue import TurnQueue
 from gateway.notices import Notices
 from gateway.protocol import MessageBody
 from gateway.pushing import Pushing
 from gateway.resume import Resume
+from gateway.runner.consumer import Consumer
 from gateway.runner.local import LocalRunner
 from gateway.runner.node import NodeRunner
 from gateway.settings import Settings
@@ -45,6 +47,8 @@ class Whole:
     control: RedisControl
     logs: StreamedEventLog
     local: LocalRunner
+    queue: TurnQueue
+    consumer: Consumer
     runner: NodeRunner
     turns: TurnEngine
     resume: Resume
@@ -91,15 +95,19 @@ async def whole_node(
         attachments = Attachments(store, folder / "attachments", 2**20, 2**22)
         notices = Notices(store, hub, pushing, control)
         local = LocalRunner(store, logs, agents, attachments, approvals, notices, pushing, metrics, frame_bytes)
-        runner = NodeRunner(local, store, logs, link, control, lease, takes_turns)
+        queue = TurnQueue(link)
+        consumer = Consumer(local, queue, store, logs, link, lease, takes_turns)
+        runner = NodeRunner(local, consumer, queue, store, logs, link, control)
         turns = TurnEngine(made, store, agents, attachments, notices, runner, control)
         running = {"logs": logs.run(), "control": control.run(), "checkpoints": logs.keep_checkpointing()}
         tasks = {name: asyncio.create_task(coroutine, name=name) for name, coroutine in running.items()}
         try:
             async with runner, turns:
-                loops = runner._consumer._loops
+                loops = consumer._loops
                 resume = Resume(store, logs, metrics, frame_bytes)
-                yield Whole(store, link, control, logs, local, runner, turns, resume, scripted, tasks | loops)
+                yield Whole(
+                    store, link, control, logs, local, queue, consumer, runner, turns, resume, scripted, tasks | loops
+                )
                 ended = [task for task in (tasks | loops).values() if task.done()]
                 assert runner.draining or not ended, ended
             await logs.checkpoint()

@@ -151,12 +151,12 @@ async def test_a_turn_that_ends_while_its_entry_is_made_anew_leaves_nothing_behi
     async with whole_node(redis, store, tmp_path, {"a": held}, lease=0.4) as node:
         accepted = await node.submit()
         await held.begun.wait()
-        queue = node.runner._queue
+        queue = node.queue
         keep, keeping = queue.keep, asyncio.Event()
 
         async def late(turn_id: str) -> object:
             keeping.set()
-            await eventually(lambda: not node.runner._taken)
+            await eventually(lambda: not node.consumer._taken)
             kept = await keep(turn_id)
             await asyncio.sleep(0.3)  # whoever reads the queue meanwhile takes it, and finds that it has ended
             return kept
@@ -167,7 +167,7 @@ async def test_a_turn_that_ends_while_its_entry_is_made_anew_leaves_nothing_behi
         held.go_on.set()
         await node.ended(accepted)
         await asyncio.sleep(1.0)
-        assert node.runner._taken == {}
+        assert node.consumer._taken == {}
         assert (redis.command("XLEN", QUEUE), redis.command("HLEN", QUEUED)) == (0, 0)
 
 
@@ -290,14 +290,14 @@ async def test_a_turn_that_a_node_is_given_as_it_stops_is_run_by_another_one(
         whole_node(redis, store, tmp_path, {"a": held}) as stops,
         whole_node(redis, store, tmp_path, {"a": echoes}, takes_turns=False) as serves,
     ):
-        begin, taken = stops.runner._begin, asyncio.Event()
+        begin, taken = stops.consumer._begin, asyncio.Event()
 
         def begin_last(entry: Entry, overdue: bool = False) -> None:
             stops.runner.draining = True
             begin(entry, overdue)
             taken.set()
 
-        monkeypatch.setattr(stops.runner, "_begin", begin_last)
+        monkeypatch.setattr(stops.consumer, "_begin", begin_last)
         accepted = await serves.submit()
         await asyncio.wait_for(taken.wait(), 5)
         async with whole_node(redis, store, tmp_path, {"a": echoes}) as runs:
@@ -390,8 +390,8 @@ async def test_a_takeover_waits_for_a_store_that_does_not_answer(
         monkeypatch.setattr(takes.logs, "known", unavailable)
         accepted = await serves.submit()
         await held.begun.wait()
-        takes.runner._begin(Entry("1-1", accepted.turn.turn_id), overdue=True)
-        handling = set(takes.runner._handling)
+        takes.consumer._begin(Entry("1-1", accepted.turn.turn_id), overdue=True)
+        handling = set(takes.consumer._handling)
         assert (await takes.ended(accepted, within=5)).status == "interrupted"
         await asyncio.gather(*handling)
 
@@ -405,6 +405,6 @@ async def test_a_turn_that_nobody_queued_is_found_by_a_node_whose_clock_is_behin
         async def nothing(turn_ids: str) -> None:
             return None
 
-        monkeypatch.setattr(node.runner._queue, "enqueue_and_take", nothing)
+        monkeypatch.setattr(node.queue, "enqueue_and_take", nothing)
         accepted = await node.submit()
         assert (await node.ended(accepted, within=6)).status == "completed"
