@@ -192,8 +192,11 @@ def test_redis_starts_with_its_configuration_and_a_password_that_no_list_of_proc
         }.items():
             assert ask("config", "get", setting).split() == [setting, value]
         assert b"pass-of-redis" not in Path(f"/proc/{process.pid}/cmdline").read_bytes()
-    finally:
         process.terminate()
+        assert "Redis is now ready to exit" in process.stdout.read(), "who is asked to stop is Redis itself"
+        assert process.wait(10) == 0
+    finally:
+        process.kill()
         process.wait(10)
         process.stdout.close()  # type: ignore[union-attr]  # a pipe was asked for
 
