@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from gateway.protocol import SUBPROTOCOL, schema
-from gateway.version import version
+from providers.version import version
 
 ADDRESS = "/api/{agent}/ws"
 SCHEMAS = "#/components/schemas/"

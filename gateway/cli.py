@@ -20,7 +20,7 @@ from gateway.auth import OwnerToken, OwnerTokenError, owner_token, token_url
 from gateway.configuration import load_dotenv_for_libraries, load_settings
 from gateway.logs import configure_logs, describe_exception
 from gateway.settings import Settings, SettingsError
-from gateway.version import version
+from providers.version import version
 
 __all__ = ["main"]
 

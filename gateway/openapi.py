@@ -14,7 +14,7 @@ from starlette.routing import BaseRoute, Route
 from gateway.endpoints.answers import Failure, Problem, code_of
 from gateway.endpoints.operations import Binary, Operation, operation_of
 from gateway.errors import GatewayError
-from gateway.version import version
+from providers.version import version
 
 REFERENCE = "#/components/schemas/{}"
 PATH_PARAMETERS = {

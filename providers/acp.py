@@ -116,10 +116,7 @@ class AcpProvider:
 
     async def stream(self, turn: Turn, /) -> AsyncGenerator[Event]:
         """Answer `turn`; see `providers.base.Provider.stream`."""
-        try:
-            cwd = await asyncio.to_thread(working_directory, self._cwd, user_id=turn.user_id, thread_id=turn.thread_id)
-        except OSError:
-            raise ProviderError("invalid_request", "The agent's working directory cannot be made.") from None
+        cwd = await working_directory(self._cwd, turn)
         key = (turn.user_id, turn.thread_id)
 
         async def start() -> AcpProcess:

@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -27,6 +26,7 @@ from pydantic import BaseModel, ValidationError
 from providers.children import Child
 from providers.errors import ProviderError
 from providers.inbox import Inbox
+from providers.version import version
 
 __all__ = ["AcpProcess", "Ended", "Item", "Permission", "Update", "leave"]
 
@@ -211,15 +211,11 @@ class AcpProcess:
             await self._child.stop(at_once=at_once)
 
     async def _shake_hands(self, auth_method: str | None) -> None:
-        try:
-            own = version("agentline")
-        except PackageNotFoundError:
-            own = "0"
         # No file system and no terminal of ours is offered: the agent works where it runs, under its own rules.
         hello = InitializeRequest(
             protocol_version=PROTOCOL_VERSION,
             client_capabilities=ClientCapabilities(),
-            client_info=Implementation(name="agentline", title="Agentline", version=own),
+            client_info=Implementation(name="agentline", title="Agentline", version=version()),
         )
         try:
             answer = InitializeResponse.model_validate(await self.request("initialize", hello))

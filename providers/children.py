@@ -14,11 +14,14 @@ from typing import IO
 from urllib.parse import quote
 
 from providers import supervisor
+from providers.base import Turn
+from providers.errors import ProviderError
+from providers.shielding import to_the_end
 
 __all__ = ["Child", "directory_template", "environment", "find_command", "supervised", "working_directory"]
 
 _END_SECONDS = 2.0
-"""How long a child may take to end by itself once its standard input is closed."""
+"""How long a child may take to end by itself once its standard input is closed; Codex takes 0.04."""
 _STOP_SECONDS = supervisor.GRACE_SECONDS + 7.0
 
 
@@ -61,14 +64,21 @@ def directory_template(cwd: str | None) -> str:
     return str(path)
 
 
-def working_directory(template: str, *, user_id: str, thread_id: str) -> str:
+async def working_directory(template: str, turn: Turn) -> str:
     """The directory that `template` names, with `{user_id}` and `{thread_id}` filled in; made when it has either.
 
     Ids come from outside: each becomes exactly one path segment.
 
     Raises:
-        OSError: it does not exist or cannot be made.
+        ProviderError: it does not exist or cannot be made.
     """
+    try:
+        return await asyncio.to_thread(_directory, template, turn.user_id, turn.thread_id)
+    except OSError:
+        raise ProviderError("invalid_request", "The agent's working directory cannot be made.") from None
+
+
+def _directory(template: str, user_id: str, thread_id: str) -> str:
     path = template.replace("{user_id}", _segment(user_id)).replace("{thread_id}", _segment(thread_id))
     if path != template:
         Path(path).mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -97,15 +107,15 @@ class Child:
         cls,
         command: Sequence[str],
         *,
-        cwd: str,
         env: Mapping[str, str],
         line_bytes: int,
+        cwd: str | None = None,
         errors: IO[bytes] | None = None,
     ) -> Child:
-        """Start `command`.
+        """Start `command`, in our own directory if there is no `cwd`. No line of its output may exceed `line_bytes`.
 
         What it writes to standard error goes to `errors`, else nowhere: it may repeat the conversation, so it is
-        never ours to log.
+        never ours to log. Neither way is there a pipe that would hold the child up when it is full.
 
         Raises:
             OSError: the process could not be started.
@@ -118,9 +128,14 @@ class Child:
             cwd=cwd,
             env=dict(env),
             limit=line_bytes,
-            start_new_session=True,
+            start_new_session=True,  # a Ctrl-C in the gateway's terminal is the gateway's to handle
         )
         return cls(process)
+
+    @property
+    def pid(self) -> int:
+        """Of the supervisor; the program is its first child."""
+        return self._process.pid
 
     @property
     def alive(self) -> bool:
@@ -129,35 +144,34 @@ class Child:
     async def stop(self, *, at_once: bool = False) -> None:
         """End the child and all its descendants; returns when they are gone, within about ten seconds.
 
-        Nobody may be reading `stdout` any more. Cancelled, it ends them at once, and then lets the cancellation pass.
+        Nobody may be reading `stdout` any more. Cancelled, however often, it ends them at once, and only then lets
+        the cancellation pass.
         """
-        try:
-            self.stdin.close()
-            if not at_once:
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(_END_SECONDS):
-                        await self._gone()
-            await self._terminated()
-        except asyncio.CancelledError:
-            await self._terminated()
-            raise
+        await to_the_end(self._end(at_once), hurry=self._terminate)
 
-    async def _terminated(self) -> None:
-        self._signal("terminate")
-        try:
-            async with asyncio.timeout(_STOP_SECONDS):
-                await self._gone()
-        except TimeoutError:  # the supervisor itself hangs; the kernel kills the agent with it
-            self._signal("kill")
-            await self._gone()
+    async def _end(self, at_once: bool) -> None:
+        """Close its input; if that does not do, SIGTERM to the supervisor, which sees to the rest."""
+        self.stdin.close()
+        if at_once or not await self._gone(_END_SECONDS):
+            self._terminate()
+            if not await self._gone(_STOP_SECONDS):  # the supervisor itself hangs; the kernel kills the program with it
+                self._kill()
+                await self._gone(_END_SECONDS)
 
-    async def _gone(self) -> None:
-        """Wait for the end. Output is thrown away: asyncio reports no end while any of it is unread."""
-        while await self.stdout.read(65536):
-            pass
-        await self._process.wait()
+    async def _gone(self, seconds: float) -> bool:
+        """Whether it ends within `seconds`. Output is thrown away: asyncio reports no end while any of it is unread."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while await self.stdout.read(65536):
+                    pass
+                await self._process.wait()
+                return True
+        return False
 
-    def _signal(self, name: str) -> None:
-        if self._process.returncode is None:
-            with suppress(ProcessLookupError):
-                getattr(self._process, name)()
+    def _terminate(self) -> None:
+        with suppress(ProcessLookupError):
+            self._process.terminate()
+
+    def _kill(self) -> None:
+        with suppress(ProcessLookupError):
+            self._process.kill()

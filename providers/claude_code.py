@@ -151,10 +151,7 @@ class ClaudeCodeProvider:
 
     async def stream(self, turn: Turn, /) -> AsyncGenerator[Event]:
         """Answer `turn`; see `providers.base.Provider.stream`."""
-        try:
-            cwd = await asyncio.to_thread(working_directory, self._cwd, user_id=turn.user_id, thread_id=turn.thread_id)
-        except OSError:
-            raise ProviderError("invalid_request", "The agent's working directory cannot be made.") from None
+        cwd = await working_directory(self._cwd, turn)
         key = (turn.user_id, turn.thread_id)
         wanted = (turn.session or {}).get("session_id")
         process, before = await self._acquire(key, turn, cwd, wanted if isinstance(wanted, str) else None)

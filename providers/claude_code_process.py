@@ -22,6 +22,7 @@ from claude_agent_sdk import (
 
 from providers.errors import ProviderError
 from providers.inbox import Inbox
+from providers.shielding import to_the_end
 
 __all__ = ["Ask", "ClaudeCodeProcess", "Gone", "Item", "Message", "deny", "leave", "stop"]
 
@@ -153,12 +154,7 @@ class ClaudeCodeProcess:
         """End the process; cancelled, it ends it all the same, and then lets the cancellation pass."""
         if self._inbox is not None:
             leave(self._inbox)
-        closing = asyncio.ensure_future(self._close())
-        try:
-            await asyncio.shield(closing)
-        except asyncio.CancelledError:
-            await asyncio.gather(closing, return_exceptions=True)
-            raise
+        await to_the_end(self._close())
 
     async def _close(self) -> None:
         hangs = not self._idle.is_set()

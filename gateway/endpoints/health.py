@@ -19,7 +19,7 @@ from gateway.errors import StoreUnavailable
 from gateway.nodes.link import RedisLink
 from gateway.nodes.presence import Standing, connections
 from gateway.services import Services
-from gateway.version import version
+from providers.version import version
 
 STORE_SECONDS = 2.0
 """How long the database may take to answer before it counts as down."""

@@ -1,8 +1,7 @@
 """Codex, by its own `codex app-server`: one shared process, JSON lines over stdio.
 
     options.py    what the operator may set, and the command line that follows from it
-    keeper.py     a small parent of the process that leaves nothing running behind
-    process.py    the one process: started at first use, restarted with back-off
+    process.py    the one process: started at first use under `providers.supervisor`, restarted with back-off
     client.py     requests, answers and notifications over its two pipes
     threads.py    opening a Codex thread for a turn and letting go of it afterwards
     turn.py       one turn: from the user's message to Completed

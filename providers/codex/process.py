@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
-import os
 import random
-import sys
 import time
 from collections.abc import Mapping, Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from providers.codex import keeper
+from providers.children import Child
 from providers.codex.client import LINE_BYTES, Client, Disconnected, RpcError
 from providers.errors import ProviderError
+from providers.version import version
 
 __all__ = ["AppServer"]
 
@@ -23,8 +20,6 @@ log = logging.getLogger(__name__)
 
 CLIENT_NAME = "agentline"
 HANDSHAKE_SECONDS = 30.0
-STOP_SECONDS = 3.0
-"""How long the process may take to end by itself once its input is closed; measured: 0.04."""
 FIRST_DELAY = 0.2
 LONGEST_DELAY = 30.0
 HEALTHY_SECONDS = 60.0
@@ -61,7 +56,7 @@ class AppServer:
         self._failures = 0
         self._not_before = 0.0
         self.pid: int | None = None
-        """Of the running process, or of its keeper."""
+        """Of the supervisor of the process that was started last."""
         self.starts = 0
 
     async def client(self, within: float) -> Client:
@@ -92,11 +87,6 @@ class AppServer:
         if self._runs:
             await asyncio.wait(tuple(self._runs))
 
-    def _line(self) -> list[str]:
-        if sys.platform == "linux" and sys.executable:
-            return [sys.executable, "-I", "-S", keeper.__file__, str(os.getpid()), *self._command]
-        return self._command
-
     async def _run(self, ready: asyncio.Future[Client]) -> None:
         """One life of the process, from start to end. Raises nothing but CancelledError."""
         began = time.monotonic()
@@ -121,22 +111,16 @@ class AppServer:
     async def _live(self, ready: asyncio.Future[Client]) -> None:
         if home := self._environment.get("CODEX_HOME"):
             await asyncio.to_thread(Path(home).mkdir, mode=0o700, parents=True, exist_ok=True)
-        process = await asyncio.create_subprocess_exec(
-            *self._line(),
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-            limit=LINE_BYTES,
-            env=self._environment,
-            start_new_session=True,  # a Ctrl-C in the gateway's terminal is the gateway's to handle
-        )
-        assert process.stdin is not None  # noqa: S101 - all three are pipes
-        assert process.stdout is not None  # noqa: S101
-        assert process.stderr is not None  # noqa: S101
-        self.pid = process.pid
-        client = Client(process.stdout, process.stdin)
+        child = await Child.start(self._command, env=self._environment, line_bytes=LINE_BYTES)
+        self.pid = child.pid
+        try:
+            await self._serve(Client(child.stdout, child.stdin), ready)
+        finally:
+            await child.stop()
+
+    async def _serve(self, client: Client, ready: asyncio.Future[Client]) -> None:
+        """Returns when the process has ended, or nobody wants it any more; then nobody reads its output either."""
         reading = asyncio.create_task(client.run(), name="codex stdout")
-        draining = asyncio.create_task(_drain(process.stderr), name="codex stderr")
         over = asyncio.create_task(client.over.wait(), name="codex retired")
         try:
             await self._shake_hands(client)
@@ -144,61 +128,20 @@ class AppServer:
             await asyncio.wait((reading, over), return_when=asyncio.FIRST_COMPLETED)
         finally:
             client.close()
-            try:
-                await _end(process)
-            finally:
-                for task in (reading, draining, over):
-                    task.cancel()
-                await asyncio.wait((reading, draining, over))
+            for task in (reading, over):
+                task.cancel()
+            await asyncio.wait((reading, over))
 
     async def _shake_hands(self, client: Client) -> None:
-        try:
-            own = version("agentline")
-        except PackageNotFoundError:
-            own = "0"
         capabilities = {
             "experimentalApi": True,  # tells which decisions an approval allows
             "requestAttestation": False,
             "optOutNotificationMethods": list(UNWANTED),
         }
-        info = {"name": CLIENT_NAME, "title": "Agentline", "version": own}
+        info = {"name": CLIENT_NAME, "title": "Agentline", "version": version()}
         await client.request("initialize", {"clientInfo": info, "capabilities": capabilities}, within=HANDSHAKE_SECONDS)
         client.notify("initialized")
 
 
 def _usable(ready: asyncio.Future[Client]) -> bool:
     return ready.exception() is None and not (ready.result().closed or ready.result().retired)
-
-
-async def _drain(stream: asyncio.StreamReader) -> None:
-    """Keep the pipe empty. What Codex writes there may quote the conversation: only its size is logged."""
-    size = 0
-    while piece := await stream.read(65536):
-        size += len(piece)
-    log.debug("codex: the app server wrote %d bytes to its standard error", size)
-
-
-async def _end(process: asyncio.subprocess.Process) -> None:
-    """End it: close its input, then SIGTERM, then SIGKILL. Bounded, and goes on if cancelled meanwhile."""
-
-    async def steps() -> None:
-        assert process.stdin is not None  # noqa: S101 - it is a pipe
-        process.stdin.close()
-        for signal_it in (process.terminate, process.kill, None):
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(STOP_SECONDS):
-                    await process.wait()
-                return
-            if signal_it is not None:
-                with contextlib.suppress(ProcessLookupError):
-                    signal_it()
-
-    ending = asyncio.create_task(steps(), name="codex end")
-    cancelled: asyncio.CancelledError | None = None
-    while not ending.done():
-        try:
-            await asyncio.shield(ending)
-        except asyncio.CancelledError as error:
-            cancelled = error
-    if cancelled is not None:
-        raise cancelled

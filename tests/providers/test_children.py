@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import stat
 import sys
 import textwrap
 import uuid
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from providers.children import Child, environment, find_command, working_directory
+from tests.providers.asking import make_turn
 from tests.providers.processes import gone, there_are, with_environment
 
 DAEMONS = "setsid sleep 1000 & sleep 1000 & echo up; cat"
@@ -55,6 +57,17 @@ async def test_a_child_that_hears_nothing_is_killed(mark: str, tmp_path: Path, d
     assert with_environment(mark) == set()
 
 
+async def test_a_child_whose_supervisor_hangs_is_killed_with_it(
+    mark: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("providers.children._STOP_SECONDS", 0.3)
+    child = await start(mark, "echo up; exec sleep 1000", tmp_path)
+    os.kill(child.pid, signal.SIGSTOP)
+    async with asyncio.timeout(5):
+        await child.stop(at_once=True)
+    await gone(mark)
+
+
 async def test_a_child_whose_output_nobody_reads_can_be_stopped(mark: str, tmp_path: Path) -> None:
     child = await start(mark, "echo up; yes", tmp_path)
     async with asyncio.timeout(8):
@@ -62,11 +75,13 @@ async def test_a_child_whose_output_nobody_reads_can_be_stopped(mark: str, tmp_p
     assert with_environment(mark) == set()
 
 
-async def test_cancelling_the_stop_still_ends_the_child(mark: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("times", [1, 3])
+async def test_cancelling_the_stop_still_ends_the_child(mark: str, tmp_path: Path, times: int) -> None:
     child = await start(mark, "echo up; while :; do sleep 1; done", tmp_path)
     task = asyncio.create_task(child.stop())
-    await asyncio.sleep(0)
-    task.cancel()
+    for _ in range(times):
+        await asyncio.sleep(0)
+        task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
     assert with_environment(mark) == set()
@@ -117,8 +132,9 @@ def test_a_program_that_is_not_there_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("user", ["..", "../../etc", "a/b", ".", "auth0|x y", "ü"])
-def test_an_id_is_one_path_segment_whatever_it_holds(tmp_path: Path, user: str) -> None:
-    path = Path(working_directory(f"{tmp_path}/{{user_id}}/{{thread_id}}", user_id=user, thread_id="t"))
+async def test_an_id_is_one_path_segment_whatever_it_holds(tmp_path: Path, user: str) -> None:
+    path = Path(await working_directory(f"{tmp_path}/{{user_id}}/{{thread_id}}", make_turn(user=user, thread="t")))
     assert path.parent.parent == tmp_path
-    assert path.is_dir()
-    assert os.stat(path).st_mode & 0o077 == 0
+    mode = os.stat(path).st_mode
+    assert stat.S_ISDIR(mode)
+    assert mode & 0o077 == 0
