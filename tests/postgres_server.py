@@ -6,30 +6,27 @@ where they are installed.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import pwd
-import random
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import psutil
 
+from tests.process import ServerProcess, reserved_port
+
 USER = "postgres"
 DEADLINE_SECONDS = 30.0
 """For each step: making the cluster, starting, stopping."""
-PORTS = range(20_000, 32_000)
-"""Below those that systems give to outgoing connections: one must be free again when the server comes back."""
 SETTINGS = {
     "unix_socket_directories": "",
     "max_connections": "200",
@@ -43,21 +40,24 @@ SETTINGS = {
 NOT_DURABLE = {"fsync": "off", "full_page_writes": "off"}
 
 
-class PostgresServer:
+class PostgresServer(ServerProcess):
     """One server on a port of 127.0.0.1, which keeps its port and its data when it is stopped and started again.
 
     `durable=False` is faster and loses data with the machine's power, not with a killed process. Used as a context
     manager it starts, and in the end stops and removes its data. It does not outlive the process that made it.
     """
 
+    start_seconds = DEADLINE_SECONDS
+
     def __init__(self, *, durable: bool = False) -> None:
-        self.port = _free_port()
+        super().__init__()
+        self._reservation = reserved_port()
+        self.port: int = self._reservation.getsockname()[1]
         self.password = f"pw-{secrets.token_hex(12)}"
         """What no log and no error may show."""
         self._durable = durable
         self._folder: Path | None = None
         self._bin = Path()
-        self._process: subprocess.Popen[bytes] | None = None
         self._guard: subprocess.Popen[bytes] | None = None
 
     def url(self, database: str = "postgres", *, password: str | None = None) -> str:
@@ -65,47 +65,54 @@ class PostgresServer:
         return f"postgresql://{USER}:{password or self.password}@127.0.0.1:{self.port}/{database}"
 
     @property
-    def pid(self) -> int:
-        """Of the process that starts all others."""
-        assert self._process is not None, "the server does not run"
-        return self._process.pid
-
-    @property
-    def running(self) -> bool:
-        return self._process is not None and self._process.poll() is None
-
-    @property
     def log(self) -> str:
         """What the server wrote into its log so far."""
         assert self._folder is not None
         return (self._folder / "log").read_text(errors="replace")
 
-    def start(self) -> None:
-        """Return once it takes connections. After `kill` it has then done its recovery."""
-        assert not self.running
+    def _popen(self) -> subprocess.Popen[bytes]:
         if self._folder is None:
             self._make()
         assert self._folder is not None
         settings = SETTINGS | ({} if self._durable else NOT_DURABLE)
         options = [f"-c{name}={value}" for name, value in settings.items()]
-        data = self._folder / "data"
         with (self._folder / "log").open("ab") as log:
-            self._process = subprocess.Popen(
-                [self._bin / "postgres", "-D", data, "-h", "127.0.0.1", "-p", str(self.port), *options],
+            process = subprocess.Popen(
+                [
+                    self._bin / "postgres",
+                    "-D",
+                    self._folder / "data",
+                    "-h",
+                    "127.0.0.1",
+                    "-p",
+                    str(self.port),
+                    *options,
+                ],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
                 start_new_session=True,  # Ctrl-C is for the tests, which then stop it
                 **_identity(),
             )
-        self._guard = _guard(self._process.pid, self._folder)
-        self._wait(lambda: _is_ready(data, self.pid), "started")
+        self._guard = _guard(process.pid, self._folder)
+        return process
 
-    def stop(self) -> None:
+    def _await_readiness(self) -> str:
+        """It takes connections; after `kill` it has then done its recovery."""
+        assert self._folder is not None
+        data = self._folder / "data"
+        self._until(lambda: _is_ready(data, self.pid))
+        return self.url()
+
+    def stop_now(self) -> None:
         """End all connections and stop in order."""
         self._end(signal.SIGINT)
 
-    def kill(self) -> None:
+    async def stop(self) -> int:
+        """`stop_now`, of one that runs."""
+        return await asyncio.to_thread(self._end, signal.SIGINT)
+
+    def kill_now(self) -> None:
         """Kill all its processes at once, as the kernel would: nothing is written any more."""
         if self.running:
             self.freeze()  # otherwise the others would end in order once the first is dead
@@ -114,18 +121,24 @@ class PostgresServer:
                     process.kill()
         self._end(signal.SIGKILL)
 
+    async def kill(self) -> None:
+        """`kill_now`, of one that runs."""
+        await asyncio.to_thread(self.kill_now)
+
     def freeze(self) -> None:
         """Stop all its processes where they are: connections stay open and nothing answers."""
         self._processes()[0].suspend()  # it first: it makes no others then
         for process in self._processes()[1:]:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.suspend()
+        self.frozen_since = time.time()
 
     def thaw(self) -> None:
         """Undo `freeze`."""
         for process in reversed(self._processes()):
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.resume()
+        self.frozen_since = None
 
     def create_database(self, name: str, template: str | None = None) -> str:
         """Make a database, as a copy of another to which nobody is connected; returns its URL."""
@@ -163,18 +176,10 @@ class PostgresServer:
             raise RuntimeError(done.stderr.strip())
         return done.stdout.strip()
 
-    def __enter__(self) -> PostgresServer:
-        self.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
     def close(self) -> None:
-        """Stop at once, and remove all data."""
-        self.kill()
+        """End it by force, remove all data, and give its port back."""
+        super().close()
+        self._reservation.close()
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
             self._folder = None
@@ -210,9 +215,9 @@ class PostgresServer:
         first = psutil.Process(self.pid)
         return [first, *first.children(recursive=True)]
 
-    def _end(self, how: signal.Signals) -> None:
+    def _end(self, how: signal.Signals) -> int:
         if self._process is None:
-            return
+            return 0
         others = self._processes()[1:] if self.running else []
         if self._guard is not None:
             self._guard.kill()
@@ -220,32 +225,17 @@ class PostgresServer:
             self._guard = None
         if self.running:
             self._process.send_signal(how)
+        code = -signal.SIGKILL
         try:
-            self._process.wait(DEADLINE_SECONDS)
+            code = self._process.wait(DEADLINE_SECONDS)
         except subprocess.TimeoutExpired:
             self._process.kill()
             raise
         finally:
-            self._process = None
+            self._reaped(code)
         _, alive = psutil.wait_procs(others, DEADLINE_SECONDS)
         assert not alive, "a part of the server still runs"
-
-    def _wait(self, done: Callable[[], bool], what: str) -> None:
-        deadline = time.monotonic() + DEADLINE_SECONDS
-        while not done():
-            if not self.running or time.monotonic() > deadline:
-                self.kill()
-                raise RuntimeError(f"the server has not {what}: {self.log[-2000:]}")
-            time.sleep(0.01)
-
-
-def _free_port() -> int:
-    while True:
-        port = random.choice(PORTS)
-        with socket.socket() as listener, contextlib.suppress(OSError):
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            listener.bind(("127.0.0.1", port))
-            return port
+        return code
 
 
 def _identity() -> dict[str, Any]:

@@ -11,22 +11,19 @@ a kill of the process loses nothing that it has answered.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import os
-import signal
 import socket
 import subprocess
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self, TypeAlias
+from typing import Any, TypeAlias
+
+from tests.process import ServerProcess, reserved_port
 
 __all__ = ["RedisError", "RedisServer", "redis_binary"]
 
-START_SECONDS = 15.0
 CALL_SECONDS = 5.0
 Reply: TypeAlias = "bytes | int | list[Any] | None"
 
@@ -43,56 +40,35 @@ def redis_binary() -> Path:
     return Path(next(iter(spec.submodule_search_locations))) / "bin" / "redis-server"
 
 
-class RedisServer:
+class RedisServer(ServerProcess):
     """One Redis on a port of 127.0.0.1 that stays its own over all its lives; its files are in `folder`.
 
     With `replica_of` it follows another one until `promote`.
     """
 
+    start_seconds = 15.0
+
     def __init__(
         self, folder: Path, *, replica_of: RedisServer | None = None, options: Mapping[str, str] | None = None
     ) -> None:
         """`options` are further settings, as in redis.conf."""
+        super().__init__()
         self.folder = folder
         self._options = dict(options or {})
         self._replica_of = replica_of
-        self._reservation = socket.socket()
-        self._reservation.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        self._reservation.bind(("127.0.0.1", 0))
+        self._reservation = reserved_port()
         self.port: int = self._reservation.getsockname()[1]
-        self._process: subprocess.Popen[bytes] | None = None
-        self._frozen = False
 
     @property
     def url(self) -> str:
         return f"redis://127.0.0.1:{self.port}/0"
 
     @property
-    def running(self) -> bool:
-        return self._process is not None
-
-    @property
-    def pid(self) -> int:
-        assert self._process is not None, "not running"
-        return self._process.pid
-
-    @property
     def log(self) -> str:
         path = self.folder / "redis.log"
         return path.read_text() if path.exists() else ""
 
-    def start(self) -> str:
-        """Start it, and wait until it has read its data and answers. Blocks."""
-        self._launch()
-        return self._await_readiness()
-
-    async def start_soon(self) -> str:
-        """`start`, without blocking the loop."""
-        self._launch()
-        return await asyncio.to_thread(self._await_readiness)
-
-    def _launch(self) -> None:
-        assert self._process is None, "runs already"
+    def _popen(self) -> subprocess.Popen[bytes]:
         self.folder.mkdir(parents=True, exist_ok=True)
         options = {
             "port": str(self.port),
@@ -113,21 +89,17 @@ class RedisServer:
             command += [f"--{name}", value]
         if self._replica_of is not None:
             command += ["--replicaof", "127.0.0.1", str(self._replica_of.port)]
-        self._process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
+        return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
     def _await_readiness(self) -> str:
-        assert self._process is not None
-        deadline = time.monotonic() + START_SECONDS
-        while True:
-            with contextlib.suppress(OSError, RedisError):
-                if self.command("PING") == b"PONG":
-                    return self.url
-            if self._process.poll() is not None or time.monotonic() > deadline:
-                self.kill_now()
-                raise AssertionError(f"Redis did not start; it said:\n{self.log[-4000:]}")
-            time.sleep(0.02)
+        """It has read its data, and answers."""
+        self._until(self._answers)
+        return self.url
+
+    def _answers(self) -> bool:
+        with contextlib.suppress(OSError, RedisError):
+            return self.command("PING") == b"PONG"
+        return False
 
     def command(self, *arguments: str) -> Reply:
         """One command on a connection of its own. Blocks, at most `CALL_SECONDS`.
@@ -144,39 +116,6 @@ class RedisServer:
             with connection.makefile("rb") as answer:
                 return _reply(answer)
 
-    # --- its ends ---
-
-    def kill_now(self) -> None:
-        """`kill -9`. What it has answered is in its file all the same: the system holds that."""
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait(timeout=10)
-            self._process, self._frozen = None, False
-
-    async def kill(self) -> None:
-        """`kill_now`, without blocking the loop."""
-        await asyncio.to_thread(self.kill_now)
-
-    def stop_now(self) -> None:
-        """End it in order if it runs, by force if it does not end."""
-        if self._process is None:
-            return
-        self.thaw()
-        self._process.terminate()
-        try:
-            self._process.wait(timeout=10)
-            self._process = None
-        except subprocess.TimeoutExpired:
-            self.kill_now()
-
-    async def stop(self) -> None:
-        """`stop_now`, without blocking the loop."""
-        await asyncio.to_thread(self.stop_now)
-
-    async def restart(self) -> str:
-        """Start it again on the same port and data."""
-        return await self.start_soon()
-
     def forget(self) -> None:
         """Take away all that it has on disk: its next life begins empty."""
         assert self._process is None, "it runs"
@@ -187,39 +126,8 @@ class RedisServer:
 
     def close(self) -> None:
         """End it by force, and give its port back."""
-        self.kill_now()
+        super().close()
         self._reservation.close()
-
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    # --- its faults ---
-
-    def freeze(self) -> None:
-        """Make it stand still (SIGSTOP): its connections stay open, and nothing comes from it."""
-        os.kill(self.pid, signal.SIGSTOP)
-        self._frozen = True
-
-    def thaw(self) -> None:
-        """Let it go on; nothing happens if it runs."""
-        if self._frozen:
-            os.kill(self.pid, signal.SIGCONT)
-            self._frozen = False
-
-    @contextlib.contextmanager
-    def frozen(self) -> Iterator[None]:
-        """Within this block it stands still."""
-        self.freeze()
-        try:
-            yield
-        finally:
-            self.thaw()
 
     # --- failing over ---
 

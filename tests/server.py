@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import json
 import os
 import select
-import signal
 import subprocess
 import sys
 import time
@@ -18,6 +15,7 @@ from typing import Any
 import httpx2
 
 from tests.contracts import check_answer
+from tests.process import ServerProcess
 
 ROOT = Path(__file__).parent.parent
 TOKENS = {"alice": "token-of-alice", "bob": "token-of-bob"}
@@ -26,7 +24,7 @@ MODULE = ("-m", "gateway", "serve", "--port", "0")
 LISTENING = "listening on "
 
 
-class GatewayProcess:
+class GatewayProcess(ServerProcess):
     """`python -m gateway serve --port 0` with nothing of this process's environment but what it needs to run.
 
     `state_dir` is also its working directory, so that no settings file of the checkout is read. `environment` holds its
@@ -44,8 +42,9 @@ class GatewayProcess:
         ready: str = LISTENING,
         start_seconds: float = START_SECONDS,
     ) -> None:
+        super().__init__()
         self._ready = ready
-        self._start_seconds = start_seconds
+        self.start_seconds = start_seconds
         self.state_dir = state_dir
         self.environment: dict[str, Any] = {
             "AUTH__TOKENS": TOKENS,
@@ -55,12 +54,6 @@ class GatewayProcess:
         }
         self.command = (str(python), *command)
         self.url = ""
-        self._process: subprocess.Popen[bytes] | None = None
-
-    @property
-    def pid(self) -> int:
-        assert self._process is not None, "not running"
-        return self._process.pid
 
     @property
     def log_path(self) -> Path:
@@ -81,18 +74,7 @@ class GatewayProcess:
         fields = Path(f"/proc/{self.pid}/statm").read_text().split()
         return int(fields[1]) * os.sysconf("SC_PAGE_SIZE")
 
-    def start(self) -> str:
-        """Start it and wait for its `listening on` line. Blocks; tests that serve it something use `start_soon`."""
-        self._launch()
-        return self._await_readiness()
-
-    async def start_soon(self) -> str:
-        """`start`, without blocking the loop."""
-        self._launch()
-        return await asyncio.to_thread(self._await_readiness)
-
-    def _launch(self) -> None:
-        assert self._process is None, "runs already"
+    def _popen(self) -> subprocess.Popen[bytes]:
         self.state_dir.mkdir(parents=True, exist_ok=True)
         variables = {
             f"AGENTLINE_{name}": value if isinstance(value, str) else json.dumps(value)
@@ -106,7 +88,7 @@ class GatewayProcess:
             "PYTHONWARNINGS": "default",
         }
         with self.log_path.open("ab") as log:
-            self._process = subprocess.Popen(
+            return subprocess.Popen(
                 self.command,
                 cwd=self.state_dir,
                 env=variables,
@@ -116,79 +98,22 @@ class GatewayProcess:
             )
 
     def _await_readiness(self) -> str:
+        """It has printed its line."""
         process = self._process
         assert process is not None
         assert process.stdout is not None
-        deadline, said = time.monotonic() + self._start_seconds, b""
+        deadline, said = time.monotonic() + self.start_seconds, b""
         while not said.endswith(b"\n"):
             left = deadline - time.monotonic()
             readable, _, _ = select.select([process.stdout], [], [], max(left, 0))
             chunk = os.read(process.stdout.fileno(), 4096) if readable else b""
             if not chunk:
-                self.kill_now()
-                raise AssertionError(f"the gateway did not start; it said:\n{self.log[-4000:]}")
+                self._failed()
             said += chunk
         line = said.decode().strip()
         assert line.startswith(self._ready), line
         self.url = line.removeprefix(self._ready)
         return self.url
-
-    def kill_now(self) -> None:
-        """`kill -9`, from code that is not asynchronous."""
-        if self._process is not None:
-            self._process.kill()
-            self._reaped(self._process.wait(timeout=10))
-
-    async def kill(self) -> None:
-        """`kill -9`: it gets no chance to do anything."""
-        assert self._process is not None, "not running"
-        self._process.kill()
-        await self.exited()
-
-    def terminate(self) -> None:
-        """Ask it to stop (SIGTERM), and do not wait."""
-        assert self._process is not None, "not running"
-        self._process.send_signal(signal.SIGTERM)
-
-    async def exited(self, within: float = 15.0) -> int:
-        """Wait until it has ended. Returns the exit code."""
-        process = self._process
-        assert process is not None, "not running"
-        return self._reaped(await asyncio.to_thread(process.wait, within))
-
-    def _reaped(self, code: int) -> int:
-        if self._process is not None and self._process.stdout is not None:
-            self._process.stdout.close()
-        self._process = None
-        return code
-
-    async def stop(self) -> int:
-        """Ask it to stop, and wait."""
-        self.terminate()
-        return await self.exited()
-
-    async def restart(self) -> str:
-        """Start it again on the same state directory, with another port."""
-        return await self.start_soon()
-
-    def stop_now(self) -> None:
-        """End it in order if it runs, by force if it does not end."""
-        if self._process is None:
-            return
-        self._process.terminate()
-        try:
-            self._reaped(self._process.wait(timeout=10))
-        except subprocess.TimeoutExpired:
-            self.kill_now()
-
-    @contextlib.contextmanager
-    def frozen(self) -> Any:
-        """Within this block the process stands still (SIGSTOP)."""
-        os.kill(self.pid, signal.SIGSTOP)
-        try:
-            yield
-        finally:
-            os.kill(self.pid, signal.SIGCONT)
 
     def http(self, user: str | None = "alice") -> httpx2.AsyncClient:
         """A client of its HTTP interface with the user's token, to be closed by the caller.

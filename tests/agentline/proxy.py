@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
-import socket
-import struct
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum, auto
-from types import TracebackType
-from typing import Any, Self, TypeAlias
+from pathlib import Path
+from typing import Any, TypeAlias
 from urllib.parse import urlsplit
+
+from tests.wire import Over, Wire
 
 __all__ = ["Act", "Proxy", "Seen"]
 
@@ -22,7 +21,7 @@ class Act(Enum):
     CUT_BEFORE = auto()
     """Reset both connections instead of handing the frame on."""
     CUT_AFTER = auto()
-    """Hand the frame on, then reset both connections."""
+    """Hand the frame on, and reset both connections once it was read."""
     HOLE = auto()
     """From this frame on nothing goes either way, and no one is told."""
 
@@ -47,136 +46,45 @@ Policy: TypeAlias = Callable[[Seen], "Act | asyncio.Event"]
 """What to do about a frame; an event holds it until that is set."""
 
 
-@dataclass(slots=True)
-class _Pipe:
-    """One connection through the proxy."""
-
-    number: int
-    client: asyncio.StreamWriter
-    gateway: asyncio.StreamWriter
-    hole: bool = False
-    counts: dict[bool, int] = field(default_factory=lambda: {True: 0, False: 0})
-
-    def cut(self) -> None:
-        """RST to both: a linger of 0 throws away what is not sent, too."""
-        for writer in (self.client, self.gateway):
-            raw = writer.get_extra_info("socket")
-            if raw is not None:
-                with contextlib.suppress(OSError):
-                    raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-            writer.transport.abort()
-
-
-class Proxy:
-    """Between a client and the gateway at `url`.
-
-    `seen` is every text frame that came by; with `refuse` set, it takes no connection.
-    """
+class Proxy(Wire):
+    """Between a client and the gateway at `url`. `seen` is every text frame that came by."""
 
     def __init__(self, url: str, policy: Policy | None = None) -> None:
-        parts = urlsplit(url)
-        assert parts.hostname is not None
-        assert parts.port is not None
-        self._target = (parts.hostname, parts.port)
+        port = urlsplit(url).port
+        assert port is not None
+        super().__init__(port)
         self.policy: Policy = policy or (lambda seen: Act.PASS)
         self.seen: list[Seen] = []
-        self.connections = 0
-        self.refuse = False
-        self._pipes: dict[asyncio.Task[None], _Pipe | None] = {}
-        self._server: asyncio.Server | None = None
-        self.url = ""
+        self._holes: set[int] = set()
 
     @property
-    def open(self) -> int:
-        """Connections that are open now."""
-        return sum(pipe is not None for pipe in self._pipes.values())
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
 
-    async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
-        self.url = f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        assert self._server is not None
-        self._server.close()
-        for task in list(self._pipes):
-            task.cancel()
-        if self._pipes:
-            await asyncio.wait(list(self._pipes))
-        await self._server.wait_closed()
-
-    async def until_all_closed(self, within: float = 5.0) -> None:
-        async with asyncio.timeout(within):
-            while self._pipes:
-                await asyncio.wait(list(self._pipes), return_when=asyncio.FIRST_COMPLETED)
-
-    async def _serve(self, from_client: asyncio.StreamReader, client: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._pipes[task] = None
-        try:
-            if self.refuse:
-                client.transport.abort()
-                return
-            from_gateway, gateway = await asyncio.open_connection(*self._target)
-            pipe = self._pipes[task] = _Pipe(self.connections, client, gateway)
-            self.connections += 1
-            try:
-                with contextlib.suppress(OSError, asyncio.IncompleteReadError, _Cut):
-                    await self._both(pipe, from_client, from_gateway)
-            finally:
-                pipe.cut()
-        except asyncio.CancelledError:
-            client.transport.abort()
-        finally:
-            del self._pipes[task]
-
-    async def _both(self, pipe: _Pipe, from_client: asyncio.StreamReader, from_gateway: asyncio.StreamReader) -> None:
-        ways = [
-            asyncio.create_task(self._one(pipe, from_client, pipe.gateway, False)),
-            asyncio.create_task(self._one(pipe, from_gateway, pipe.client, True)),
-        ]
-        try:
-            done, _ = await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
-            for way in done:
-                way.result()
-        finally:
-            for way in ways:
-                way.cancel()
-            await asyncio.wait(ways)
-            for way in ways:
-                _ = way.cancelled() or way.exception()
-
-    async def _one(self, pipe: _Pipe, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, down: bool) -> None:
+    async def _pump(self, number: int, down: bool, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         head = await reader.readuntil(b"\r\n\r\n")
         writer.write(head)
         upgrade = b"101" in head.split(b"\r\n", 1)[0] if down else b"websocket" in head.lower()
+        index = 0
         while data := await (_ws_frame(reader) if upgrade else reader.read(65536)):
             act: Act | asyncio.Event = Act.PASS
             if upgrade and (text := _text(data)) is not None:
-                seen = Seen(pipe.number, down, pipe.counts[down], json.loads(text))
-                pipe.counts[down] += 1
-                self.seen.append(seen)
-                act = self.policy(seen)
+                self.seen.append(Seen(number, down, index, json.loads(text)))
+                index += 1
+                act = self.policy(self.seen[-1])
             if isinstance(act, asyncio.Event):
                 await act.wait()
             elif act is Act.CUT_BEFORE:
-                raise _Cut
+                raise Over
             elif act is Act.HOLE:
-                pipe.hole = True
-            if pipe.hole:
+                self._holes.add(number)
+            if number in self._holes:
                 continue
             writer.write(data)
             await writer.drain()
             if act is Act.CUT_AFTER:
-                await _flushed(writer)
-                raise _Cut
-
-
-class _Cut(Exception):
-    """End both connections."""
+                await _read(writer)
+                raise Over
 
 
 async def _ws_frame(reader: asyncio.StreamReader) -> bytes:
@@ -200,16 +108,22 @@ def _text(data: bytes) -> bytes | None:
     return bytes(byte ^ mask[index % 4] for index, byte in enumerate(body))
 
 
-async def _flushed(writer: asyncio.StreamWriter) -> None:
-    """The peer's system has all that was written: a reset throws nothing of it away on our side."""
+async def _read(writer: asyncio.StreamWriter) -> None:
+    """The peer has read all that was written: a reset overtakes nothing of it, neither on our side nor on the other."""
     raw = writer.get_extra_info("socket")
     async with asyncio.timeout(5):
-        while raw is not None and struct.unpack("i", _outq(raw))[0]:  # noqa: ASYNC110 - the kernel has no event for it
-            await asyncio.sleep(0)
+        while raw is not None and _unread(raw):  # noqa: ASYNC110 - the kernel has no event for it
+            await asyncio.sleep(0.0005)
 
 
-def _outq(raw: Any) -> bytes:
-    import fcntl
-    import termios
-
-    return fcntl.ioctl(raw.fileno(), termios.TIOCOUTQ, b"\0\0\0\0")
+def _unread(raw: Any) -> bool:
+    """Whether bytes of this connection within the machine wait at either of its ends."""
+    here, there = (f"0100007F:{port:04X}" for _, port in (raw.getsockname(), raw.getpeername()))
+    for line in Path("/proc/net/tcp").read_text("ascii").splitlines():
+        _, local, remote, _, queues, *_ = line.split()
+        sent, received = queues.partition(":")[::2]
+        if ((local, remote) == (here, there) and int(sent, 16)) or (
+            (local, remote) == (there, here) and int(received, 16)
+        ):
+            return True
+    return False

@@ -87,7 +87,7 @@ async def cut_after_every_frame(
 
     async with Proxy(gateway.url, lambda seen: Act.CUT_AFTER if seen.type in LOGGED else Act.PASS) as proxy:
         events = await read(line_to(proxy.url), "claude", "Hi", on_event, within=within)
-    # One for each piece, one for the message, one for the end; and a reset may overtake the frame before it.
+    # One for each piece, one for the message, one for the end; and the client's own `message` is cut off, too.
     assert proxy.connections >= len(pieces) + 2
     assert_exact(events, pieces)
     assert len(messages_api.calls) == 1

@@ -21,7 +21,7 @@ from tests.cluster.device import FINAL, Device
 from tests.cluster.nodes import Cluster
 from tests.cluster.upstream import astray, marker_of, text_of
 
-__all__ = ["Ledger", "Row", "at_rest", "audited", "rows"]
+__all__ = ["Ledger", "Row", "at_rest", "audited", "payments", "rows", "stored_up_to"]
 
 _SHOWN_PROBLEMS = 20
 
@@ -102,6 +102,15 @@ async def at_rest(url: str, within: float = 60.0) -> None:
                 return
             assert time.monotonic() < deadline, f"not at rest within {within} s: {[dict(row) for row in still]}"
             await asyncio.sleep(0.1)
+
+
+async def stored_up_to(url: str, thread_id: str, offset: int, within: float = 10.0) -> None:
+    """Wait until the thread's log is durable up to that offset."""
+    async with asyncio.timeout(within), _connected(url) as connection:
+        while True:
+            if await connection.fetchval("SELECT head FROM threads WHERE thread_id = $1", thread_id) >= offset:
+                return
+            await asyncio.sleep(0.05)
 
 
 @dataclass(slots=True)
@@ -215,10 +224,17 @@ def _event(
         done[turn_id] = event
 
 
+def payments(cluster: Cluster) -> list[str]:
+    """What was paid for more than once, in words."""
+    paid = cluster.upstream.by_marker()
+    return [
+        f"{marker} was paid for {count} times, on {[call.node for call in paid[marker]]}"
+        for marker, count in cluster.upstream.twice().items()
+    ]
+
+
 def _payments(ledger: Ledger, cluster: Cluster) -> None:
-    for marker, count in cluster.upstream.twice().items():
-        on = [call.node for call in cluster.upstream.by_marker()[marker]]
-        ledger.problems.append(f"{marker} was paid for {count} times, on {on}")
+    ledger.problems += payments(cluster)
     paid = cluster.upstream.by_marker()
     for row in ledger.rows.values():
         if row.agent == "claude" and row.status == "completed" and row.marker not in paid:

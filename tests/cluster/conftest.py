@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from functools import partial
 from pathlib import Path
+from typing import TypeAlias
 
 import pytest
 
+from tests.cluster.nodes import Cluster
 from tests.cluster.upstream import Upstream
 from tests.postgres_server import PostgresServer
 from tests.redis_server import RedisServer
 
+NewCluster: TypeAlias = Callable[..., Cluster]
+"""`Cluster` but for the servers."""
 _numbers = itertools.count()
 
 
@@ -42,3 +47,9 @@ def redis(tmp_path: Path) -> Iterator[RedisServer]:
 async def upstream() -> AsyncIterator[Upstream]:
     async with Upstream() as upstream:
         yield upstream
+
+
+@pytest.fixture
+def new_cluster(tmp_path: Path, database: str, redis: RedisServer, upstream: Upstream) -> NewCluster:
+    """Makes a cluster of nodes that share the test's own servers."""
+    return partial(Cluster, tmp_path, database, redis, upstream)

@@ -12,20 +12,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
-import signal
-import socket
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 from urllib.parse import urlsplit
 
 from tests.cluster.upstream import Upstream
-from tests.cluster.wire import Wire
+from tests.process import reserved_port
 from tests.redis_server import RedisServer
 from tests.server import TOKENS, GatewayProcess
+from tests.wire import Wire
 
 __all__ = ["LEASE_SECONDS", "Cluster", "Node"]
 
@@ -59,23 +56,25 @@ class Node(GatewayProcess):
     ) -> None:
         self.name = name
         self.worker = worker
-        self._reservation = socket.socket()
-        self._reservation.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        self._reservation.bind(("127.0.0.1", 0))
+        self._reservation = reserved_port()
         self.port: int = self._reservation.getsockname()[1]
         asked = ("worker",) if worker else ("serve", "--port", str(self.port))
         module = ("-m", "gateway") if sabotage is None else ("-m", "tests.cluster.sabotage", sabotage)
         ready = "running turns" if worker else f"listening on http://127.0.0.1:{self.port}"
         super().__init__(folder / name, environment, (*module, *asked), ready=ready, start_seconds=START_SECONDS)
-        self.frozen_since: float | None = None
         self._started = False
-        self.postgres: Wire | None = None
-        self.redis: Wire | None = None
-        """The ways to its database and its Redis, where the kit was asked to put a proxy there."""
+        self.wires: tuple[Wire, Wire] | None = None
+        """The ways to its Postgres and to its Redis, where the kit was asked to put a proxy there."""
 
     @property
-    def running(self) -> bool:
-        return self._process is not None
+    def postgres(self) -> Wire:
+        assert self.wires is not None, "made without wires"
+        return self.wires[0]
+
+    @property
+    def redis(self) -> Wire:
+        assert self.wires is not None, "made without wires"
+        return self.wires[1]
 
     @property
     def healthy(self) -> bool:
@@ -88,25 +87,23 @@ class Node(GatewayProcess):
         self.url = "" if self.worker else f"http://127.0.0.1:{self.port}"
         return self.url
 
-    def freeze(self) -> None:
-        """Make it a zombie (SIGSTOP): its connections stay open, its leases run out, and it knows nothing of that."""
-        os.kill(self.pid, signal.SIGSTOP)
-        self.frozen_since = time.time()
-
-    def thaw(self) -> None:
-        """Let it go on; nothing happens if it runs, or is dead."""
-        if self.frozen_since is not None and self.running:
-            os.kill(self.pid, signal.SIGCONT)
-        self.frozen_since = None
-
     def _reaped(self, code: int) -> int:
-        self.frozen_since, self._started = None, False
+        self._started = False
         return super()._reaped(code)
 
     def close(self) -> None:
         """End it by force, and give its port back."""
-        self.kill_now()
+        super().close()
         self._reservation.close()
+
+    @contextlib.asynccontextmanager
+    async def logging(self, event: str, within: float = 15.0) -> AsyncIterator[None]:
+        """Leave the block once it has logged this event since the block was entered."""
+        before = len(self.events(event))
+        yield
+        async with asyncio.timeout(within):
+            while len(self.events(event)) == before:  # noqa: ASYNC110 - of another process
+                await asyncio.sleep(0.02)
 
     @property
     def alarms(self) -> list[str]:
@@ -182,13 +179,14 @@ class Cluster:
         return self
 
     async def _made(self, name: str, worker: bool) -> Node:
-        postgres = redis = None
+        wires = None
         database_url, redis_url = self.database_url, self.redis.url
         if self._wires:
             where = urlsplit(database_url).port
             assert where is not None
             postgres = await self._stack.enter_async_context(Wire(where))
             redis = await self._stack.enter_async_context(Wire(self.redis.port))
+            wires = postgres, redis
             database_url = database_url.replace(f":{where}/", f":{postgres.port}/")
             redis_url = redis_url.replace(f":{self.redis.port}/", f":{redis.port}/")
         claude = {
@@ -207,7 +205,7 @@ class Cluster:
             **({} if worker else self._front),
         }
         node = Node(name, self.folder, settings, worker=worker, sabotage=self._sabotage)
-        node.postgres, node.redis = postgres, redis
+        node.wires = wires
         return node
 
     async def __aexit__(

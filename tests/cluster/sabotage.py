@@ -1,5 +1,7 @@
 """The gateway with one of its guarantees switched off: `python -m tests.cluster.sabotage NAME serve --port 0`.
 
+Where one guarantee has two mechanisms, both are named: `no-sweeper+no-keep`.
+
 Each function here patches the product inside its own process and nowhere else. A test that passes all the same does not
 look at what it says it looks at.
 """
@@ -96,15 +98,36 @@ def no_takeover() -> None:
     TurnQueue.overdue = none  # type: ignore[method-assign]  # that is what it is for
 
 
-def no_fences() -> None:
-    """A zombie is not told that it was replaced, neither by Redis nor by the store."""
-    from gateway.eventlog.log import ThreadLog
-    from gateway.eventlog.streamed import StreamedEventLog
+def no_epochs() -> None:
+    """Who takes a turn over goes on in the epoch of the node that ran it.
 
-    def unimpressed(self: StreamedEventLog, log: ThreadLog) -> None:
-        pass
+    All the fences before a log are made of the epoch: Redis takes no id of an older one, the store no checkpoint, and a
+    mirror no entry. What is left is that a turn which has ended does not end again.
+    """
+    from typing import Any
 
-    StreamedEventLog.lost = unimpressed  # type: ignore[method-assign]  # that is what it is for
+    from gateway.runner.local import LocalRunner
+    from gateway.runner.running import RunningTurn
+
+    finish = LocalRunner._finish
+
+    async def in_the_same(
+        self: LocalRunner, running: RunningTurn, status: Any, failure: Any, epoch: int | None = None
+    ) -> Any:
+        if epoch is not None:
+            thread = await self._store.thread_by_key(running.log.key)
+            assert thread is not None
+            running.log.epoch = thread.epoch
+        return await finish(self, running, status, failure)
+
+    LocalRunner._finish = in_the_same  # type: ignore[method-assign]  # that is what it is for
+
+
+def no_pause() -> None:
+    """Behind an outage of Redis a node takes over at once what seems to be nobody's."""
+    import gateway.runner.consumer
+
+    gateway.runner.consumer.GRACE_SECONDS = 0.0
 
 
 def no_sweeper() -> None:
@@ -115,6 +138,80 @@ def no_sweeper() -> None:
         pass
 
     Sweeper.sweep = idle  # type: ignore[method-assign]  # that is what it is for
+
+
+def no_keep() -> None:
+    """A node does not say again that it has a turn which Redis has forgotten."""
+    from gateway.nodes.queue import Entry, TurnQueue
+
+    async def as_before(self: TurnQueue, turn_id: str) -> Entry:
+        return Entry("0-1", turn_id)
+
+    TurnQueue.keep = as_before  # type: ignore[method-assign]  # that is what it is for
+
+
+def no_push_leases() -> None:
+    """A node does not see which pushes another one is sending."""
+    from sqlalchemy import Connection
+
+    from gateway.store import outbox
+    from notifications.records import Delivery, Platform
+
+    lease = outbox.lease
+    own: set[int] = set()
+
+    def due_for_all(
+        connection: Connection, platform: Platform, now: int, until: int, limit: int, told: outbox.Told
+    ) -> list[Delivery]:
+        fresh = [one for one in lease(connection, platform, now, now, limit, told) if one.key not in own]
+        own.update(one.key for one in fresh)
+        return fresh
+
+    outbox.lease = due_for_all
+
+
+def early_accepts() -> None:
+    """A message in a thread that is known is answered before it is stored, in the hope that it will be."""
+    import msgspec
+
+    from gateway.errors import StoreUnavailable
+    from gateway.store.records import Accepted, NewTurn
+    from gateway.store.sql import SqlStore
+
+    accept = SqlStore.accept
+    known: dict[tuple[str, str], Accepted] = {}
+
+    async def hopeful(self: SqlStore, new: NewTurn) -> Accepted:
+        place = new.user_id, new.thread_id
+        try:
+            known[place] = await accept(self, new)
+        except StoreUnavailable:
+            if place not in known:
+                raise
+            names = ("turn_id", "message_id", "answer_id", "client_id", "content")
+            fields = {name: getattr(new, name) for name in names}
+            turn = msgspec.structs.replace(known[place].turn, status="queued", **fields)
+            return msgspec.structs.replace(known[place], turn=turn, duplicate=False, queued=1)
+        return known[place]
+
+    SqlStore.accept = hopeful  # type: ignore[method-assign]  # that is what it is for
+
+
+def give_up() -> None:
+    """The end of a turn is stored at the first try, or not at all."""
+    from gateway.errors import StoreUnavailable
+    from gateway.store.records import Outcome, Turn
+    from gateway.store.sql import SqlStore
+
+    finish = SqlStore.finish
+
+    async def once(self: SqlStore, outcome: Outcome) -> Turn | None:
+        try:
+            return await finish(self, outcome)
+        except StoreUnavailable:
+            raise LookupError("given up") from None
+
+    SqlStore.finish = once  # type: ignore[method-assign]  # that is what it is for
 
 
 def deaf() -> None:
@@ -177,11 +274,16 @@ def steerable() -> None:
 
 SABOTAGES: dict[str, Callable[[], None]] = {
     "deaf": deaf,
+    "early-accepts": early_accepts,
     "forget-ids": forget_ids,
+    "give-up": give_up,
     "lose-mirrored-pieces": lose_mirrored_pieces,
     "lose-pieces": lose_pieces,
     "no-claims": no_claims,
-    "no-fences": no_fences,
+    "no-epochs": no_epochs,
+    "no-keep": no_keep,
+    "no-pause": no_pause,
+    "no-push-leases": no_push_leases,
     "no-sweeper": no_sweeper,
     "no-takeover": no_takeover,
     "polling": polling,
@@ -192,5 +294,6 @@ SABOTAGES: dict[str, Callable[[], None]] = {
 if __name__ == "__main__":
     from gateway.cli import main
 
-    SABOTAGES[sys.argv[1]]()
+    for name in sys.argv[1].split("+"):
+        SABOTAGES[name]()
     sys.exit(main(sys.argv[2:]))

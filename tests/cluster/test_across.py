@@ -9,19 +9,23 @@ import asyncio
 import base64
 import contextlib
 import json
-from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytest
 import pytest_asyncio
 
 from tests.client import Client, Frame, place
+from tests.cluster.conftest import NewCluster
 from tests.cluster.nodes import Cluster, Node
 from tests.cluster.upstream import Upstream, asking, text_of
 from tests.e2e.eventsource import events
 from tests.fakes.ntfy import NtfyFake
-from tests.fakes.push_tls import make_authority
+from tests.fakes.push_http import Action, Request
+from tests.fakes.push_tls import Authority, make_authority
 from tests.postgres_server import PostgresServer
 from tests.redis_server import RedisServer
 
@@ -33,10 +37,33 @@ SOON = 5.0
 
 
 @dataclass
+class HeldNtfy(NtfyFake):
+    """Shows what it gets at once, and answers while `answers` is set."""
+
+    answers: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def __post_init__(self) -> None:
+        self.answers.set()
+
+    async def handle(self, request: Request) -> Action:
+        action = await super().handle(request)
+        await self.answers.wait()
+        return action
+
+
+def pushing(ntfy: NtfyFake, authority: Authority) -> dict[str, Any]:
+    """Settings of a node that pushes through it."""
+    return {
+        "PUSH__GRACE_SECONDS": str(GRACE),
+        "PUSH__NTFY": {"server": ntfy.url, "ca_path": str(authority.ca_path)},
+    }
+
+
+@dataclass
 class House:
     cluster: Cluster
     upstream: Upstream
-    ntfy: NtfyFake
+    ntfy: HeldNtfy
     made: list[Client]
 
     @property
@@ -60,7 +87,7 @@ async def shared(
 ) -> AsyncIterator[House]:
     folder = tmp_path_factory.mktemp(f"across-{request.param}")
     name = f"across_{request.param}"
-    authority, ntfy = make_authority(folder), NtfyFake()
+    authority, ntfy = make_authority(folder), HeldNtfy()
     async with contextlib.AsyncExitStack() as stack:
         stack.callback(postgres.drop_database, name)
         url = postgres.create_database(name)
@@ -77,10 +104,7 @@ async def shared(
             sabotage="steerable",
             agents={"steerable": {"provider": "steerable"}},
             front={"RUN_TURNS": "false"} if request.param == "workers" else {},
-            environment={
-                "PUSH__GRACE_SECONDS": str(GRACE),
-                "PUSH__NTFY": {"server": ntfy.url, "ca_path": str(authority.ca_path)},
-            },
+            environment=pushing(ntfy, authority),
         )
         await stack.enter_async_context(cluster)
         await cluster.start()
@@ -383,29 +407,53 @@ async def test_health_counts_the_connections_of_all_nodes(house: House) -> None:
     await eventually(counted, "both nodes count three", 15)
 
 
-async def test_a_turn_is_pushed_once_though_every_node_has_an_outbox(house: House) -> None:
-    topic = "topicOfAlice"
-    async with house.a.http() as http:
+async def pushed_once(nodes: Sequence[Node], ntfy: HeldNtfy) -> None:
+    """While one node's pushes are under way, the other sends its own, and none a second time."""
+    topic, count = "topicOfAlice", 10
+    async with nodes[0].http() as http:
         body = {"platform": "ntfy", "token": topic, "notify": "always"}
         assert (await http.put("/api/devices/pushed", json=body)).status_code == 200
     try:
+        ntfy.answers.clear()
         turns = []
-        for number in range(10):
-            node = (house.a, house.b)[number % 2]
-            answer = await node.post("/api/demo/messages", {"content": f"/echo push {number}"})
+        for number in range(count):
+            answer = await nodes[number % 2].post("/api/demo/messages", {"content": f"/echo push {number}"})
             turns.append(answer.json()["turn_id"])
+        await eventually(lambda: len({shown["message"] for shown in ntfy.shown}) == count, "all are under way", 20)
+        ntfy.answers.set()
 
         async def told() -> bool:
-            return all([(await house.b.get(f"/api/turns/{turn_id}"))["pushes"] for turn_id in turns])
+            return all([(await nodes[1].get(f"/api/turns/{turn_id}"))["pushes"] for turn_id in turns])
 
         await eventually(told, "all are pushed", 20)
         for turn_id in turns:
-            pushes = (await house.a.get(f"/api/turns/{turn_id}"))["pushes"]
+            pushes = (await nodes[0].get(f"/api/turns/{turn_id}"))["pushes"]
             assert [push["outcome"] for push in pushes] == ["sent"], pushes
-        assert sorted(shown["message"] for shown in house.ntfy.shown) == sorted(f"push {n}" for n in range(10))
+        sent = Counter(shown["message"] for shown in ntfy.shown)
+        assert sent.keys() == {f"push {number}" for number in range(count)}
+        assert sent.total() == count, f"pushed more than once: {sent}"
     finally:
-        async with house.a.http() as http:
+        ntfy.answers.set()
+        async with nodes[0].http() as http:
             await http.delete("/api/devices/pushed")
+
+
+async def test_a_turn_is_pushed_once_though_every_node_has_an_outbox(house: House) -> None:
+    await pushed_once(house.cluster.nodes, house.ntfy)
+
+
+@pytest.mark.asyncio(loop_scope="function")
+async def test_where_nodes_do_not_see_each_others_leases_a_turn_is_pushed_twice(
+    new_cluster: NewCluster, tmp_path: Path
+) -> None:
+    authority, ntfy = make_authority(tmp_path), HeldNtfy()
+    async with (
+        ntfy.serving(authority),
+        new_cluster(nodes=2, sabotage="no-push-leases", environment=pushing(ntfy, authority)) as cluster,
+    ):
+        await cluster.start()
+        with pytest.raises(AssertionError, match="pushed more than once"):
+            await pushed_once(cluster.nodes, ntfy)
 
 
 async def test_who_says_seen_on_another_node_gets_no_push(house: House) -> None:
@@ -427,22 +475,15 @@ async def test_who_says_seen_on_another_node_gets_no_push(house: House) -> None:
             await http.delete("/api/devices/seen")
 
 
-async def test_nodes_that_do_not_hear_each_other_do_not_tell_their_devices(
-    tmp_path_factory: pytest.TempPathFactory, postgres: PostgresServer
-) -> None:
-    folder = tmp_path_factory.mktemp("deaf")
-    url = postgres.create_database("across_deaf")
-    try:
-        with RedisServer(folder / "redis") as redis:
-            async with Upstream() as upstream, Cluster(folder, url, redis, upstream, nodes=2, sabotage="deaf") as deaf:
-                await deaf.start()
-                a, b = (Client(node.url, token=deaf.tokens["alice"]) for node in deaf.nodes)
-                async with a as near, b as far:
-                    accepted = await near.message("/echo read me", thread_id="seen")
-                    done = await near.finish(accepted["turn_id"])
-                    await near.send("seen", thread_id="seen", message_id=done["message_id"])
-                    await near.quiet()
-                    with pytest.raises(TimeoutError):
-                        await far.receive(until="read", within=1.5)
-    finally:
-        postgres.drop_database("across_deaf")
+@pytest.mark.asyncio(loop_scope="function")
+async def test_nodes_that_do_not_hear_each_other_do_not_tell_their_devices(new_cluster: NewCluster) -> None:
+    async with new_cluster(nodes=2, sabotage="deaf") as deaf:
+        await deaf.start()
+        a, b = (Client(node.url, token=deaf.tokens["alice"]) for node in deaf.nodes)
+        async with a as near, b as far:
+            accepted = await near.message("/echo read me", thread_id="seen")
+            done = await near.finish(accepted["turn_id"])
+            await near.send("seen", thread_id="seen", message_id=done["message_id"])
+            await near.quiet()
+            with pytest.raises(TimeoutError):
+                await far.receive(until="read", within=1.5)

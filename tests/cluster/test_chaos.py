@@ -7,16 +7,15 @@ import contextlib
 import random
 import statistics
 from collections.abc import Sequence
-from pathlib import Path
 
 import pytest
 
 from tests.cluster.audit import Ledger, audited
+from tests.cluster.conftest import NewCluster
 from tests.cluster.device import Device
 from tests.cluster.faults import Faults, Plan
 from tests.cluster.nodes import Cluster
-from tests.cluster.upstream import Upstream, asking
-from tests.redis_server import RedisServer
+from tests.cluster.upstream import asking
 
 USERS = [f"user{number}" for number in range(6)]
 
@@ -87,10 +86,8 @@ async def survived(cluster: Cluster, seed: int, turns: int, plan: Plan) -> None:
     assert lags, "nothing was interrupted: that was no storm"
 
 
-async def test_whatever_dies_every_turn_ends_once_and_is_paid_for_once(
-    tmp_path: Path, database: str, redis: RedisServer, upstream: Upstream
-) -> None:
-    async with Cluster(tmp_path, database, redis, upstream, users=USERS) as cluster:
+async def test_whatever_dies_every_turn_ends_once_and_is_paid_for_once(new_cluster: NewCluster) -> None:
+    async with new_cluster(users=USERS) as cluster:
         await survived(cluster, 1, 60, Plan(kills=8, zombies=2, redis_kills=1, spacing=2.5))
 
 
@@ -98,7 +95,7 @@ async def test_whatever_dies_every_turn_ends_once_and_is_paid_for_once(
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("seed", [11, 12, 13])
 async def test_whatever_dies_forty_times_every_turn_ends_once_and_is_paid_for_once(
-    seed: int, tmp_path: Path, database: str, redis: RedisServer, upstream: Upstream
+    seed: int, new_cluster: NewCluster
 ) -> None:
-    async with Cluster(tmp_path, database, redis, upstream, users=USERS) as cluster:
+    async with new_cluster(users=USERS) as cluster:
         await survived(cluster, seed, 300, Plan(kills=40, zombies=10, redis_kills=5, spacing=2.0))

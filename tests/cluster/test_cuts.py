@@ -6,15 +6,16 @@ import asyncio
 import contextlib
 import random
 from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 
 from tests.cluster.audit import audited
+from tests.cluster.conftest import NewCluster
 from tests.cluster.device import Device
 from tests.cluster.nodes import Cluster
-from tests.cluster.upstream import Upstream, asking
-from tests.redis_server import RedisServer
+from tests.cluster.upstream import asking
+
+USERS = [f"user{number}" for number in range(10)]
 
 
 @dataclass
@@ -70,7 +71,7 @@ async def cut_off(
     async with contextlib.AsyncExitStack() as stack:
         made: list[Talk] = []
         for number in range(talks):
-            token = cluster.tokens[f"user{number % 10}"]
+            token = cluster.tokens[USERS[number % len(USERS)]]
             devices = [Device(f"d{number}-{i}", urls, token, seed=seed, patience=10.0) for i in range(1 + followers)]
             for device in devices:
                 await stack.enter_async_context(device)
@@ -95,29 +96,22 @@ async def cut_off(
 
 
 async def test_a_device_that_goes_on_at_the_other_node_misses_nothing_and_is_shown_nothing_twice(
-    tmp_path: Path, database: str, redis: RedisServer, upstream: Upstream
+    new_cluster: NewCluster,
 ) -> None:
-    users = [f"user{number}" for number in range(10)]
-    async with Cluster(tmp_path, database, redis, upstream, nodes=2, users=users) as cluster:
+    async with new_cluster(nodes=2, users=USERS) as cluster:
         await cut_off(cluster, talks=8, followers=4, cuts=6, mean=0.6, seed=2)
 
 
 @pytest.mark.soak
 @pytest.mark.timeout(900)
 async def test_five_hundred_devices_that_go_on_at_the_other_node_twenty_times_miss_nothing(
-    tmp_path: Path, database: str, redis: RedisServer, upstream: Upstream
+    new_cluster: NewCluster,
 ) -> None:
-    users = [f"user{number}" for number in range(10)]
-    async with Cluster(tmp_path, database, redis, upstream, nodes=2, users=users) as cluster:
+    async with new_cluster(nodes=2, users=USERS) as cluster:
         await cut_off(cluster, talks=50, followers=9, cuts=20, mean=4.0, seed=21)
 
 
-async def test_where_nodes_lose_pieces_the_devices_see_it(
-    tmp_path: Path, database: str, redis: RedisServer, upstream: Upstream
-) -> None:
-    users = [f"user{number}" for number in range(10)]
-    async with Cluster(
-        tmp_path, database, redis, upstream, nodes=2, users=users, sabotage="lose-mirrored-pieces"
-    ) as cluster:
+async def test_where_nodes_lose_pieces_the_devices_see_it(new_cluster: NewCluster) -> None:
+    async with new_cluster(nodes=2, users=USERS, sabotage="lose-mirrored-pieces") as cluster:
         with pytest.raises(AssertionError, match="is no beginning of its answer"):
             await cut_off(cluster, talks=2, followers=1, cuts=3, mean=0.6, seed=3)

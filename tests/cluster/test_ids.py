@@ -5,16 +5,15 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter
-from pathlib import Path
 from typing import Any
 
 import httpx2
 import pytest
 
 from tests.cluster.audit import Ledger, audited
+from tests.cluster.conftest import NewCluster
 from tests.cluster.nodes import Cluster
 from tests.cluster.upstream import Upstream, asking
-from tests.redis_server import RedisServer
 
 
 async def sent_again_and_again(cluster: Cluster, ids: int, seed: int) -> tuple[Ledger, Counter[str]]:
@@ -61,26 +60,24 @@ async def one_turn_each(cluster: Cluster, ids: int, seed: int) -> None:
     ledger.check(f"seed {seed}")
 
 
-async def test_an_id_that_is_sent_to_several_nodes_at_once_is_one_turn_and_one_call(
-    tmp_path: Path, database: str, redis: RedisServer, upstream: Upstream
-) -> None:
-    async with Cluster(tmp_path, database, redis, upstream) as cluster:
+async def test_an_id_that_is_sent_to_several_nodes_at_once_is_one_turn_and_one_call(new_cluster: NewCluster) -> None:
+    async with new_cluster() as cluster:
         await one_turn_each(cluster, 150, seed=3)
 
 
 @pytest.mark.soak
 @pytest.mark.timeout(600)
 async def test_a_thousand_ids_that_are_sent_to_several_nodes_at_once_are_a_thousand_calls(
-    tmp_path: Path, database: str, redis: RedisServer, upstream: Upstream
+    new_cluster: NewCluster,
 ) -> None:
-    async with Cluster(tmp_path, database, redis, upstream) as cluster:
+    async with new_cluster() as cluster:
         await one_turn_each(cluster, 1000, seed=31)
 
 
 async def test_where_ids_are_not_kept_messages_become_several_turns(
-    tmp_path: Path, database: str, redis: RedisServer, upstream: Upstream
+    new_cluster: NewCluster, upstream: Upstream
 ) -> None:
-    async with Cluster(tmp_path, database, redis, upstream, sabotage="forget-ids") as cluster:
+    async with new_cluster(sabotage="forget-ids") as cluster:
         _, turns = await sent_again_and_again(cluster, 10, seed=4)
         assert len(upstream.calls) > 10
         assert max(turns.values()) > 1

@@ -9,8 +9,8 @@ import pytest
 
 from tests.cluster.device import Device
 from tests.cluster.upstream import Upstream, asking, text_of
-from tests.cluster.wire import Wire
 from tests.server import GatewayProcess
+from tests.wire import Wire
 
 
 @pytest.fixture

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import statistics
-from pathlib import Path
 
 import pytest
 
 from tests.client import Client, place
+from tests.cluster.conftest import NewCluster
 from tests.cluster.nodes import Cluster
 from tests.cluster.upstream import Upstream, asking
-from tests.redis_server import RedisServer
 
 MEDIAN_SECONDS = 0.025
 """Generous: the machine does other things, too. Alone, it is a few milliseconds."""
@@ -53,10 +52,8 @@ def differences(near: Client, far: Client) -> list[float]:
     return [other[offset] - one[offset] for offset in one if offset in other]
 
 
-async def test_text_reaches_the_other_node_at_once(
-    tmp_path: Path, database: str, redis: RedisServer, upstream: Upstream
-) -> None:
-    async with Cluster(tmp_path, database, redis, upstream, nodes=2) as cluster:
+async def test_text_reaches_the_other_node_at_once(new_cluster: NewCluster, upstream: Upstream) -> None:
+    async with new_cluster(nodes=2) as cluster:
         await cluster.start()
         await lags(cluster, upstream, 1, 20, 0.0)
         upstream.calls.clear()
@@ -66,10 +63,8 @@ async def test_text_reaches_the_other_node_at_once(
         assert statistics.median(found) < MEDIAN_SECONDS
 
 
-async def test_where_nodes_poll_for_news_it_is_late(
-    tmp_path: Path, database: str, redis: RedisServer, upstream: Upstream
-) -> None:
-    async with Cluster(tmp_path, database, redis, upstream, nodes=2, sabotage="polling") as cluster:
+async def test_where_nodes_poll_for_news_it_is_late(new_cluster: NewCluster, upstream: Upstream) -> None:
+    async with new_cluster(nodes=2, sabotage="polling") as cluster:
         await cluster.start()
         found = await lags(cluster, upstream, 1, 60, 0.03)
         told(found)
@@ -79,9 +74,9 @@ async def test_where_nodes_poll_for_news_it_is_late(
 @pytest.mark.soak
 @pytest.mark.parametrize("threads", [1, 10, 50])
 async def test_text_reaches_the_other_node_at_once_also_in_many_threads(
-    threads: int, tmp_path: Path, database: str, redis: RedisServer, upstream: Upstream
+    threads: int, new_cluster: NewCluster, upstream: Upstream
 ) -> None:
-    async with Cluster(tmp_path, database, redis, upstream, nodes=2) as cluster:
+    async with new_cluster(nodes=2) as cluster:
         await cluster.start()
         await lags(cluster, upstream, 1, 20, 0.0)
         upstream.calls.clear()

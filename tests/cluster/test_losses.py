@@ -5,13 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable
-from pathlib import Path
 
 import pytest
 
-from tests.cluster.nodes import Cluster
+from tests.cluster.conftest import NewCluster
 from tests.cluster.test_outages import USERS, Outage, through
-from tests.cluster.upstream import Upstream
 from tests.redis_server import RedisServer
 
 
@@ -76,9 +74,9 @@ def _limited(redis: RedisServer, policy: str) -> Outage:
 
 @pytest.mark.parametrize("how", [flushed, put_back, full, evicting])
 async def test_whatever_redis_loses_every_accepted_turn_is_completed_once(
-    how: Callable[[RedisServer], Outage], tmp_path: Path, database: str, redis: RedisServer, upstream: Upstream
+    how: Callable[[RedisServer], Outage], new_cluster: NewCluster, redis: RedisServer
 ) -> None:
-    async with Cluster(tmp_path, database, redis, upstream, nodes=2, users=USERS) as cluster:
+    async with new_cluster(nodes=2, users=USERS) as cluster:
         seen = await through(cluster, how(redis), 3.0, seed=11)
         seen.ledger.check(f"{how.__name__}")
         assert seen.accepted, "messages are taken all the while"

@@ -16,8 +16,11 @@ import pytest
 
 from tests.client import Client
 from tests.cluster.audit import Ledger, audited
+from tests.cluster.conftest import NewCluster
 from tests.cluster.device import Device
+from tests.cluster.faults import SLACK_SECONDS, TAKEOVER_SECONDS
 from tests.cluster.nodes import Cluster, Node
+from tests.cluster.talk import near_and_far, speaking
 from tests.cluster.upstream import Upstream, asking
 from tests.postgres_server import PostgresServer
 from tests.redis_server import RedisServer
@@ -139,52 +142,57 @@ async def all_well(health: dict[str, list[tuple[float, int, str]]]) -> float:
 # --- Postgres ---
 
 
+@contextlib.asynccontextmanager
+async def asked(cluster: Cluster, outage: Outage) -> AsyncIterator[None]:
+    """An outage at whose begin nothing is accepted, and reads are refused: both for now."""
+    node = cluster.nodes[0]
+    async with (
+        httpx2.AsyncClient(timeout=ANSWER_SECONDS, trust_env=False) as http,
+        Client(node.url, token=cluster.tokens["alice"], agent="claude") as phone,
+    ):
+        before = await phone.message(asking("before"), thread_id="probe")
+        await phone.finish(before["turn_id"])
+        headers = {"Authorization": f"Bearer {cluster.tokens['alice']}"}
+        async with outage():
+            async with asyncio.TaskGroup() as group:
+                group.create_task(refused(phone))
+                group.create_task(unread(http, f"{node.url}/api/threads", headers))
+            yield
+
+
+async def refused(phone: Client) -> None:
+    await phone.send("message", content=asking("probe"), id="probe", thread_id="probe")
+    frames = await phone.receive(until=lambda f: f["type"] in ("accepted", "error"), within=ANSWER_SECONDS)
+    assert frames[-1]["type"] == "error", frames
+    assert (frames[-1]["retryable"], frames[-1]["id"]) == (True, "probe"), frames[-1]
+
+
+async def unread(http: httpx2.AsyncClient, url: str, headers: dict[str, str]) -> None:
+    answer = await http.get(url, headers=headers)
+    assert answer.status_code == 503, (answer.status_code, answer.text)
+    assert answer.json()["error"]["retryable"] is True
+
+
 async def without_postgres(cluster: Cluster, outage: Outage, seconds: float, seed: int) -> None:
-    """Nothing is accepted, reads are refused, what runs goes on; asked directly while it is so."""
-
-    @contextlib.asynccontextmanager
-    async def asked() -> AsyncIterator[None]:
-        node = cluster.nodes[0]
-        async with (
-            httpx2.AsyncClient(timeout=ANSWER_SECONDS, trust_env=False) as http,
-            Client(node.url, token=cluster.tokens["alice"], agent="claude") as phone,
-        ):
-            headers = {"Authorization": f"Bearer {cluster.tokens['alice']}"}
-            async with outage():
-                async with asyncio.TaskGroup() as group:
-                    group.create_task(refused(phone))
-                    group.create_task(unread(http, f"{node.url}/api/threads", headers))
-                yield
-
-    async def refused(phone: Client) -> None:
-        await phone.send("message", content=asking("probe"), id="probe", thread_id="probe")
-        frames = await phone.receive(until=lambda f: f["type"] in ("accepted", "error"), within=ANSWER_SECONDS)
-        assert frames[-1]["type"] == "error", frames
-        assert (frames[-1]["retryable"], frames[-1]["id"]) == (True, "probe"), frames[-1]
-
-    async def unread(http: httpx2.AsyncClient, url: str, headers: dict[str, str]) -> None:
-        answer = await http.get(url, headers=headers)
-        assert answer.status_code == 503, (answer.status_code, answer.text)
-        assert answer.json()["error"]["retryable"] is True
-
-    seen = await through(cluster, asked, seconds, seed)
+    """Nothing is accepted, reads are refused, and what runs goes on and is stored behind it."""
+    seen = await through(cluster, lambda: asked(cluster, outage), seconds, seed)
     seen.ledger.check(f"seed {seed}")
+    assert seen.ledger.count("completed") == len(seen.ledger.rows), "what ran while it was down is stored behind it"
     assert seen.accepted == []
     for node in cluster.nodes:
         assert seen.during(node.name, settled=2.5) <= {(503, "unavailable")}, seen.health[node.name]
     assert any(code == 503 for said in seen.health.values() for _, code, _ in said)
-    assert seen.ledger.count("completed") == len(seen.ledger.rows), "what ran while it was down is stored behind it"
     assert sum(seen.pieces_while_down(device) for device in seen.devices) > 10, "what runs goes on"
 
 
 def gone(postgres: PostgresServer) -> Outage:
     @contextlib.asynccontextmanager
     async def outage() -> AsyncIterator[None]:
-        await asyncio.to_thread(postgres.kill)
+        await postgres.kill()
         try:
             yield
         finally:
-            await asyncio.to_thread(postgres.start)
+            await postgres.restart()
 
     return outage
 
@@ -192,33 +200,43 @@ def gone(postgres: PostgresServer) -> Outage:
 def still(postgres: PostgresServer) -> Outage:
     @contextlib.asynccontextmanager
     async def outage() -> AsyncIterator[None]:
-        postgres.freeze()
-        try:
+        with postgres.frozen():
             yield
-        finally:
-            postgres.thaw()
 
     return outage
 
 
 async def test_while_postgres_is_down_nothing_is_accepted_and_what_runs_is_stored_afterwards(
-    tmp_path: Path, postgres: PostgresServer, database: str, redis: RedisServer, upstream: Upstream
+    new_cluster: NewCluster, postgres: PostgresServer
 ) -> None:
-    async with Cluster(tmp_path, database, redis, upstream, nodes=2, users=USERS) as cluster:
+    async with new_cluster(nodes=2, users=USERS) as cluster:
         await without_postgres(cluster, gone(postgres), 3.5, seed=5)
+
+
+async def test_a_node_that_accepts_what_it_cannot_store_is_found_out(
+    new_cluster: NewCluster, postgres: PostgresServer
+) -> None:
+    async with new_cluster(nodes=1, sabotage="early-accepts") as cluster:
+        await cluster.start()
+        with pytest.RaisesGroup(pytest.RaisesExc(AssertionError, match="'accepted'")):
+            async with asked(cluster, gone(postgres)):
+                pass
+
+
+async def test_a_node_that_does_not_try_again_to_store_the_end_of_a_turn_is_found_out(
+    new_cluster: NewCluster, postgres: PostgresServer
+) -> None:
+    async with new_cluster(nodes=2, lease=1.5, users=USERS, sabotage="give-up") as cluster:
+        with pytest.raises(AssertionError, match="what ran while it was down is stored behind it"):
+            await without_postgres(cluster, gone(postgres), 2.0, seed=5)
 
 
 @pytest.mark.soak
 @pytest.mark.parametrize("how", [gone, still])
 async def test_while_postgres_is_down_for_ten_seconds_nothing_is_accepted(
-    how: Callable[[PostgresServer], Outage],
-    tmp_path: Path,
-    postgres: PostgresServer,
-    database: str,
-    redis: RedisServer,
-    upstream: Upstream,
+    how: Callable[[PostgresServer], Outage], new_cluster: NewCluster, postgres: PostgresServer
 ) -> None:
-    async with Cluster(tmp_path, database, redis, upstream, nodes=2, users=USERS) as cluster:
+    async with new_cluster(nodes=2, users=USERS) as cluster:
         await without_postgres(cluster, how(postgres), 10, seed=51)
 
 
@@ -279,18 +297,18 @@ async def without_redis(cluster: Cluster, outage: Outage, seconds: float, seed: 
 
 @pytest.mark.parametrize("how", [killed, frozen, emptied])
 async def test_while_redis_is_down_turns_go_on_and_nothing_is_lost(
-    how: Callable[[RedisServer], Outage], tmp_path: Path, database: str, redis: RedisServer, upstream: Upstream
+    how: Callable[[RedisServer], Outage], new_cluster: NewCluster, redis: RedisServer
 ) -> None:
-    async with Cluster(tmp_path, database, redis, upstream, nodes=2, users=USERS) as cluster:
+    async with new_cluster(nodes=2, users=USERS) as cluster:
         await without_redis(cluster, how(redis), 4.0, seed=6)
 
 
 @pytest.mark.soak
 @pytest.mark.parametrize("how", [killed, frozen, emptied])
 async def test_while_redis_is_down_for_ten_seconds_turns_go_on_and_nothing_is_lost(
-    how: Callable[[RedisServer], Outage], tmp_path: Path, database: str, redis: RedisServer, upstream: Upstream
+    how: Callable[[RedisServer], Outage], new_cluster: NewCluster, redis: RedisServer
 ) -> None:
-    async with Cluster(tmp_path, database, redis, upstream, nodes=2, users=USERS) as cluster:
+    async with new_cluster(nodes=2, users=USERS) as cluster:
         await without_redis(cluster, how(redis), 10, seed=61)
 
 
@@ -306,19 +324,51 @@ async def accepted_without_redis(cluster: Cluster, within: float) -> str:
 
 
 async def test_a_turn_that_redis_has_never_heard_of_is_run_once_it_is_back(
-    tmp_path: Path, database: str, redis: RedisServer, upstream: Upstream
+    new_cluster: NewCluster, upstream: Upstream
 ) -> None:
-    async with Cluster(tmp_path, database, redis, upstream, nodes=2) as cluster:
+    async with new_cluster(nodes=2) as cluster:
         assert await accepted_without_redis(cluster, 15) == "completed"
         assert upstream.twice() == {}
 
 
-async def test_without_a_sweeper_a_turn_that_redis_has_never_heard_of_waits_for_ever(
-    tmp_path: Path, database: str, redis: RedisServer, upstream: Upstream
-) -> None:
-    async with Cluster(tmp_path, database, redis, upstream, nodes=2, sabotage="no-sweeper") as cluster:
+async def test_without_a_sweeper_a_turn_that_redis_has_never_heard_of_waits_for_ever(new_cluster: NewCluster) -> None:
+    async with new_cluster(nodes=2, sabotage="no-sweeper") as cluster:
         with pytest.raises(TimeoutError):
             await accepted_without_redis(cluster, 6)
+
+
+async def mended_one_after_the_other(cluster: Cluster) -> str:
+    """Both nodes are without Redis for longer than a lease, and that which runs a turn for a moment more. How it ends.
+
+    The moment is longer than it takes to see that the lease has run out, and shorter than the pause.
+    """
+    await cluster.start()
+    a, b = cluster.nodes
+    cluster.upstream.hold()
+    async with Device("phone", lambda: [a.url], cluster.tokens["alice"], patience=None) as phone:
+        sent = await phone.send(asking("kept", pieces=15, interval=0.1), thread_id="kept")
+        await cluster.upstream.called("kept")
+        a.redis.cut()
+        b.redis.cut()
+        await asyncio.sleep(cluster.lease + 0.3)
+        async with b.logging("redis_up"):
+            b.redis.mend()
+        await asyncio.sleep(0.8)
+        a.redis.mend()
+        cluster.upstream.let_go()  # the rest takes longer than the pause
+        return (await phone.ended(sent.turn_id, within=15)).status
+
+
+async def test_behind_an_outage_of_redis_those_who_live_say_so_before_anything_is_taken_over(
+    new_cluster: NewCluster,
+) -> None:
+    async with new_cluster(nodes=2, lease=1.5, wires=True) as cluster:
+        assert await mended_one_after_the_other(cluster) == "completed"
+
+
+async def test_without_a_pause_behind_an_outage_a_turn_is_taken_from_a_node_that_lives(new_cluster: NewCluster) -> None:
+    async with new_cluster(nodes=2, lease=1.5, wires=True, sabotage="no-pause") as cluster:
+        assert await mended_one_after_the_other(cluster) == "interrupted"
 
 
 # --- one node apart ---
@@ -330,7 +380,6 @@ async def apart(cluster: Cluster, from_redis: bool, quietly: bool, seconds: floa
     @contextlib.asynccontextmanager
     async def outage() -> AsyncIterator[None]:
         wire = cluster.node("a").redis if from_redis else cluster.node("a").postgres
-        assert wire is not None
         wire.pause() if quietly else wire.cut()
         try:
             yield
@@ -344,19 +393,17 @@ async def apart(cluster: Cluster, from_redis: bool, quietly: bool, seconds: floa
 
 @pytest.mark.parametrize("quietly", [False, True])
 async def test_a_node_apart_from_redis_is_replaced_and_nothing_is_lost_or_paid_for_twice(
-    quietly: bool, tmp_path: Path, database: str, redis: RedisServer, upstream: Upstream
+    quietly: bool, new_cluster: NewCluster, upstream: Upstream
 ) -> None:
-    async with Cluster(tmp_path, database, redis, upstream, nodes=2, users=USERS, wires=True) as cluster:
+    async with new_cluster(nodes=2, users=USERS, wires=True) as cluster:
         seen = await apart(cluster, True, quietly, 4.0, seed=7)
         on_b = [c.marker for c in upstream.calls if c.node == "b"]
         lost = [r.marker for r in seen.ledger.rows.values() if r.status == "interrupted" and r.marker in on_b]
         assert not lost, "node b had its Redis all the while"
 
 
-async def test_a_node_apart_from_postgres_keeps_its_turns_and_stores_them_later(
-    tmp_path: Path, database: str, redis: RedisServer, upstream: Upstream
-) -> None:
-    async with Cluster(tmp_path, database, redis, upstream, nodes=2, users=USERS, wires=True) as cluster:
+async def test_a_node_apart_from_postgres_keeps_its_turns_and_stores_them_later(new_cluster: NewCluster) -> None:
+    async with new_cluster(nodes=2, users=USERS, wires=True) as cluster:
         seen = await apart(cluster, False, False, 4.0, seed=8)
         assert seen.ledger.count("completed") == len(seen.ledger.rows)
 
@@ -372,14 +419,11 @@ async def failed_over(cluster: Cluster, folder: Path, behind: float, seed: int) 
         @contextlib.asynccontextmanager
         async def outage() -> AsyncIterator[None]:
             await asyncio.to_thread(replica.await_replication)
-            replica.freeze()
+            await asyncio.to_thread(replica.promote)
             await asyncio.sleep(behind)
             await redis.kill()
-            replica.thaw()
             yield
-            await asyncio.to_thread(replica.promote)
             for node in cluster.all:
-                assert node.redis is not None
                 node.redis.switch(replica.port)
 
         seen = await through(cluster, outage, 1.0, seed)
@@ -388,9 +432,41 @@ async def failed_over(cluster: Cluster, folder: Path, behind: float, seed: int) 
 
 
 async def test_a_failover_to_a_replica_that_lacks_the_last_writes_loses_no_turn(
-    tmp_path: Path, database: str, redis: RedisServer, upstream: Upstream
+    new_cluster: NewCluster, tmp_path: Path
 ) -> None:
-    async with Cluster(tmp_path, database, redis, upstream, nodes=2, users=USERS, wires=True) as cluster:
+    async with new_cluster(nodes=2, users=USERS, wires=True) as cluster:
         seen = await failed_over(cluster, tmp_path, 0.2, seed=9)
         interrupted = [row for row in seen.ledger.rows.values() if row.status == "interrupted"]
         assert not interrupted, f"their nodes lived: {interrupted}"
+
+
+async def died_behind_a_failover(cluster: Cluster, folder: Path) -> str:
+    """`a` begins a turn of which the replica never hears, goes on behind the failover, and dies. How the turn ends."""
+    a, b = cluster.nodes
+    async with near_and_far(cluster) as (near, far):
+        with RedisServer(folder / "replica", replica_of=cluster.redis) as replica:
+            await asyncio.to_thread(replica.await_replication)
+            await asyncio.to_thread(replica.promote)
+            turn_id, _ = await speaking(cluster, near, far)
+            await cluster.redis.kill()
+            async with a.logging("redis_up"), b.logging("redis_up"):
+                a.redis.switch(replica.port)
+                b.redis.switch(replica.port)
+            await asyncio.sleep(cluster.lease / 2)  # it has said twice that it lives
+            await a.kill()
+            return (await far.ended(turn_id, within=cluster.lease + TAKEOVER_SECONDS + SLACK_SECONDS)).status
+
+
+async def test_what_runs_when_redis_fails_over_is_interrupted_if_its_node_dies_behind_that(
+    new_cluster: NewCluster, tmp_path: Path
+) -> None:
+    async with new_cluster(nodes=2, lease=1.5, wires=True) as cluster:
+        assert await died_behind_a_failover(cluster, tmp_path) == "interrupted"
+
+
+async def test_if_nobody_tells_redis_anew_what_it_has_lost_a_turn_never_ends(
+    new_cluster: NewCluster, tmp_path: Path
+) -> None:
+    async with new_cluster(nodes=2, lease=1.5, wires=True, sabotage="no-sweeper+no-keep") as cluster:
+        with pytest.raises(TimeoutError, match="has ended"):
+            await died_behind_a_failover(cluster, tmp_path)

@@ -6,15 +6,14 @@ import asyncio
 import contextlib
 import random
 import statistics
-from pathlib import Path
 
 import pytest
 
 from tests.cluster.audit import audited
+from tests.cluster.conftest import NewCluster
 from tests.cluster.device import Device
 from tests.cluster.nodes import Cluster
-from tests.cluster.upstream import Upstream, asking
-from tests.redis_server import RedisServer
+from tests.cluster.upstream import asking
 
 USERS = [f"user{number}" for number in range(10)]
 
@@ -76,28 +75,20 @@ async def rolled(cluster: Cluster, *, restarts: int, devices: int, seed: int, pa
     assert statistics.pstdev(goodbyes) > 400, f"they all come back at once: {goodbyes}"
 
 
-async def test_a_rolling_restart_loses_nothing_and_spreads_those_who_come_back(
-    tmp_path: Path, database: str, redis: RedisServer, upstream: Upstream
-) -> None:
-    async with Cluster(tmp_path, database, redis, upstream, nodes=2, users=USERS) as cluster:
+async def test_a_rolling_restart_loses_nothing_and_spreads_those_who_come_back(new_cluster: NewCluster) -> None:
+    async with new_cluster(nodes=2, users=USERS) as cluster:
         await rolled(cluster, restarts=2, devices=30, seed=4, pause=1.5)
 
 
 @pytest.mark.soak
 @pytest.mark.timeout(900)
-async def test_ten_rolling_restarts_under_two_hundred_devices_lose_nothing(
-    tmp_path: Path, database: str, redis: RedisServer, upstream: Upstream
-) -> None:
+async def test_ten_rolling_restarts_under_two_hundred_devices_lose_nothing(new_cluster: NewCluster) -> None:
     environment = {"DRAIN_SECONDS": "30"}
-    async with Cluster(tmp_path, database, redis, upstream, nodes=3, users=USERS, environment=environment) as cluster:
+    async with new_cluster(nodes=3, users=USERS, environment=environment) as cluster:
         await rolled(cluster, restarts=10, devices=200, seed=41, pause=3.0)
 
 
-async def test_without_a_drain_a_restart_interrupts_turns(
-    tmp_path: Path, database: str, redis: RedisServer, upstream: Upstream
-) -> None:
-    async with Cluster(
-        tmp_path, database, redis, upstream, nodes=2, users=USERS, environment={"DRAIN_SECONDS": "0"}
-    ) as cluster:
+async def test_without_a_drain_a_restart_interrupts_turns(new_cluster: NewCluster) -> None:
+    async with new_cluster(nodes=2, users=USERS, environment={"DRAIN_SECONDS": "0"}) as cluster:
         with pytest.raises(AssertionError, match="completed"):
             await rolled(cluster, restarts=1, devices=8, seed=5, pause=1.5)

@@ -12,6 +12,7 @@ import pytest
 
 from gateway.nodes.control import RedisControl
 from gateway.nodes.link import RedisLink
+from gateway.store.sql import SqlStore
 from tests.redis_server import RedisServer
 
 
@@ -19,6 +20,12 @@ from tests.redis_server import RedisServer
 def redis(tmp_path: Path) -> Iterator[RedisServer]:
     with RedisServer(tmp_path / "redis") as server:
         yield server
+
+
+@pytest.fixture
+async def store(tmp_path: Path) -> AsyncIterator[SqlStore]:
+    async with SqlStore.open(f"sqlite:///{tmp_path}/store.db") as store:
+        yield store
 
 
 class Node:

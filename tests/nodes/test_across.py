@@ -18,10 +18,11 @@ from gateway.connection import Connection
 from gateway.devicetokens import DeviceTokens, TokenRevoked
 from gateway.errors import BadFrame, NodeUnavailable, NotFound, TooLarge
 from gateway.ids import new_id
+from gateway.store.records import Accepted
 from gateway.store.sql import SqlStore
 from notifications.records import Device
 from providers import ApprovalRequest, Completed, Event, Option, TextDelta, Turn
-from tests.gateway.engine import Parts, engine
+from tests.gateway.engine import Parts, Watcher, engine
 from tests.nodes.conftest import Node, eventually, node
 from tests.redis_server import RedisServer
 
@@ -38,12 +39,6 @@ async def asks(turn: Turn) -> AsyncGenerator[Event]:
 async def echoes(turn: Turn) -> AsyncGenerator[Event]:
     yield TextDelta("a", "echo")
     yield Completed()
-
-
-@pytest.fixture
-async def store(tmp_path: Path) -> AsyncIterator[SqlStore]:
-    async with SqlStore.open(f"sqlite:///{tmp_path}/store.db") as store:
-        yield store
 
 
 @dataclass
@@ -96,6 +91,16 @@ class Socket:
 
     def of(self, kind: str) -> list[dict[str, Any]]:
         return [frame for frame in self.read() if frame["type"] == kind]
+
+
+async def asked(pair: Pair, *, durable: bool = True) -> tuple[Watcher, str, Accepted]:
+    """A turn on the first node that asks for a decision: who follows it, the approval's id, the turn."""
+    phone = pair.one.client()
+    accepted = await phone.send()
+    approval_id = (await phone.until("approval_request"))["approval_id"]
+    if durable:
+        await pair.one.logs.checkpoint()
+    return phone, approval_id, accepted
 
 
 @contextlib.contextmanager
@@ -205,11 +210,7 @@ async def test_an_approval_is_decided_through_another_node_before_and_after_it_i
 ) -> None:
     async with pair_of_nodes(redis, store, tmp_path) as pair:
         for durable in (False, True):
-            phone = pair.one.client()
-            accepted = await phone.send()
-            approval_id = (await phone.until("approval_request"))["approval_id"]
-            if durable:
-                await pair.one.logs.checkpoint()
+            phone, approval_id, accepted = await asked(pair, durable=durable)
             assert (await store.approval("alice", approval_id) is not None) is durable
             began = time.monotonic()
             first, counts = await pair.two.approvals.decide("alice", approval_id, "later", "at noon", "tablet")
@@ -229,10 +230,7 @@ async def test_of_many_decisions_on_both_nodes_at_once_one_counts_and_all_hear_o
 ) -> None:
     async with pair_of_nodes(redis, store, tmp_path) as pair:
         for _ in range(5):
-            phone = pair.one.client()
-            await phone.send()
-            approval_id = (await phone.until("approval_request"))["approval_id"]
-            await pair.one.logs.checkpoint()
+            phone, approval_id, _ = await asked(pair)
             answers = await asyncio.gather(
                 *(
                     parts.approvals.decide("alice", approval_id, OPTIONS[number % 3].id, None, f"device {number}")
@@ -252,10 +250,7 @@ async def test_what_was_not_offered_is_refused_through_another_node_in_the_same_
     redis: RedisServer, store: SqlStore, tmp_path: Path
 ) -> None:
     async with pair_of_nodes(redis, store, tmp_path) as pair:
-        phone = pair.one.client()
-        await phone.send()
-        approval_id = (await phone.until("approval_request"))["approval_id"]
-        await pair.one.logs.checkpoint()
+        phone, approval_id, _ = await asked(pair)
         said = []
         for parts in (pair.one, pair.two):
             with pytest.raises(BadFrame) as caught:
@@ -273,9 +268,7 @@ async def test_nobody_else_finds_an_approval_through_any_node_and_soon_hears_so(
 ) -> None:
     monkeypatch.setattr("gateway.approvals.NEW_SECONDS", 0.3)
     async with pair_of_nodes(redis, store, tmp_path) as pair:
-        phone = pair.one.client()
-        await phone.send()
-        approval_id = (await phone.until("approval_request"))["approval_id"]
+        phone, approval_id, _ = await asked(pair, durable=False)
         said = set()
         for durable in (False, True):
             if durable:
@@ -296,10 +289,7 @@ async def test_an_approval_of_a_node_that_does_not_answer_can_be_tried_again(
 ) -> None:
     monkeypatch.setattr("gateway.approvals.DECIDE_SECONDS", 0.5)
     async with pair_of_nodes(redis, store, tmp_path) as pair:
-        phone = pair.one.client()
-        await phone.send()
-        approval_id = (await phone.until("approval_request"))["approval_id"]
-        await pair.one.logs.checkpoint()
+        phone, approval_id, _ = await asked(pair)
         await pair.controls[0].stop()  # it neither hears nor answers
         began = time.monotonic()
         with pytest.raises(NodeUnavailable) as caught:
@@ -319,10 +309,7 @@ async def test_without_redis_an_open_approval_elsewhere_can_be_tried_again_and_a
     redis: RedisServer, store: SqlStore, tmp_path: Path
 ) -> None:
     async with pair_of_nodes(redis, store, tmp_path) as pair:
-        phone = pair.one.client()
-        await phone.send()
-        approval_id = (await phone.until("approval_request"))["approval_id"]
-        await pair.one.logs.checkpoint()
+        phone, approval_id, _ = await asked(pair)
         await redis.kill()
         await eventually(lambda: not pair.controls[1].link.up)
         began = time.monotonic()
@@ -342,9 +329,7 @@ async def test_an_approval_is_pushed_once_however_many_nodes_there_are(
     device = Device(device_id="phone", user_id="alice", platform="ios", token="t" * 64, registered_at=1)
     async with pair_of_nodes(redis, store, tmp_path, push={"grace_seconds": 0, "policy": "always"}) as pair:
         await store.put_device(device)
-        phone = pair.one.client()
-        accepted = await phone.send()
-        approval_id = (await phone.until("approval_request"))["approval_id"]
+        phone, approval_id, accepted = await asked(pair, durable=False)
         turn_id = accepted.turn.turn_id
 
         async def pushed(kind: str) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from gateway.errors import StoreUnavailable
 from gateway.eventlog.stream import key_of, place, write_nudge
 from gateway.nodes.link import BLOCK_MS, RedisDown
 from gateway.nodes.queue import QUEUE, QUEUED, Entry
+from gateway.runner.consumer import Consumer
 from gateway.store.records import Thread
 from gateway.store.records import Turn as StoredTurn
 from gateway.store.sql import SqlStore
@@ -47,12 +48,6 @@ class Held:
         await self.go_on.wait()
         yield TextDelta("a", ", ended")
         yield Completed()
-
-
-@pytest.fixture
-async def store(tmp_path: Path) -> AsyncIterator[SqlStore]:
-    async with SqlStore.open(f"sqlite:///{tmp_path}/store.db") as store:
-        yield store
 
 
 @contextlib.asynccontextmanager
@@ -370,13 +365,14 @@ async def test_a_cursor_is_not_good_for_an_epoch_that_begins_while_its_client_at
             assert frames[0]["recovered"] is False
 
 
-async def test_a_takeover_waits_for_a_store_that_does_not_answer(
-    redis: RedisServer, store: SqlStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def taken_over_without_a_store(
+    redis: RedisServer, store: SqlStore, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> StoredTurn:
+    """A turn whose takeover finds no store twice: how it ended."""
     held, refused = Held(), 0
     async with (
-        pair(redis, store, tmp_path, a=held) as (_, serves),
-        whole_node(redis, store, tmp_path, {"a": held}, takes_turns=False) as takes,
+        pair(redis, store, folder, a=held) as (_, serves),
+        whole_node(redis, store, folder, {"a": held}, takes_turns=False) as takes,
     ):
         known = takes.logs.known
 
@@ -392,8 +388,29 @@ async def test_a_takeover_waits_for_a_store_that_does_not_answer(
         await held.begun.wait()
         takes.consumer._begin(Entry("1-1", accepted.turn.turn_id), overdue=True)
         handling = set(takes.consumer._handling)
-        assert (await takes.ended(accepted, within=5)).status == "interrupted"
-        await asyncio.gather(*handling)
+        await asyncio.wait(handling, timeout=5)
+        try:
+            return await takes.ended(accepted, within=0.5)
+        finally:
+            held.go_on.set()
+            await asyncio.gather(*handling)
+
+
+async def test_a_takeover_waits_for_a_store_that_does_not_answer(
+    redis: RedisServer, store: SqlStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert (await taken_over_without_a_store(redis, store, tmp_path, monkeypatch)).status == "interrupted"
+
+
+async def test_a_takeover_that_does_not_try_again_ends_nothing(
+    redis: RedisServer, store: SqlStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def once(self: Consumer, ask: Callable[[], Awaitable[Any]]) -> Any:
+        return await ask()
+
+    monkeypatch.setattr(Consumer, "_persist", once)
+    with pytest.raises(StoreUnavailable):
+        await taken_over_without_a_store(redis, store, tmp_path, monkeypatch)
 
 
 async def test_a_turn_that_nobody_queued_is_found_by_a_node_whose_clock_is_behind(

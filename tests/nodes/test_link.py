@@ -13,9 +13,9 @@ import uvloop
 from redis.exceptions import ResponseError
 
 from gateway.nodes.link import RedisDown, RedisLink
-from tests.cluster.wire import Wire
 from tests.nodes.conftest import eventually
 from tests.redis_server import RedisServer
+from tests.wire import Wire
 
 
 async def test_whoever_is_cancelled_in_a_command_ends_whatever_the_moment(redis: RedisServer) -> None:

@@ -137,7 +137,7 @@ async def test_a_stopped_server_is_unavailable_at_once_and_all_is_well_when_it_i
 ) -> None:
     async with SqlStore.open(own_server.url("store")) as store:
         await asyncio.gather(*(store.ping() for _ in range(20)))
-        await asyncio.to_thread(own_server.stop)
+        await own_server.stop()
         until = time.monotonic() + 3
         while time.monotonic() < until:
             began = time.monotonic()
@@ -147,7 +147,7 @@ async def test_a_stopped_server_is_unavailable_at_once_and_all_is_well_when_it_i
             assert all(isinstance(result, StoreUnavailable) for result in results)
             assert time.monotonic() - began < 1
             await asyncio.sleep(0.05)
-        await asyncio.to_thread(own_server.start)
+        await own_server.start_soon()
         await healed(store)
         assert not (await store.accept(new("1"))).duplicate
 
@@ -222,8 +222,8 @@ async def test_what_was_accepted_before_the_server_was_killed_is_there_after_its
                 for who in range(8):
                     group.create_task(keep_accepting(who))
                 await begun.wait()
-                await asyncio.to_thread(server.kill)
-            await asyncio.to_thread(server.start)
+                await server.kill()
+            await server.start_soon()
             await healed(store)
             assert {turn.turn_id for _, turn in await store.running()} >= set(told)
             assert len(told) >= 40

@@ -1,4 +1,4 @@
-"""A TCP proxy between one node and what it needs: cut, held still, or led elsewhere, and mended again."""
+"""A TCP proxy between two parts: cut, held still, or led elsewhere, and mended again."""
 
 from __future__ import annotations
 
@@ -9,22 +9,29 @@ import struct
 from types import TracebackType
 from typing import Self
 
-__all__ = ["Wire"]
+__all__ = ["Over", "Wire"]
+
+
+class Over(Exception):
+    """End this connection on both sides."""
 
 
 class Wire:
-    """Listens on a port of 127.0.0.1 that stays its own, and leads what comes to `target`, another such port."""
+    """Listens on a port of 127.0.0.1 that stays its own, and leads what comes to `target`, another such port.
+
+    With `refuse` set it takes no new connection. Who wants to look at the bytes on their way overrides `_pump`.
+    """
 
     def __init__(self, target: int) -> None:
         self._target = target
-        self._refuses = False
+        self.refuse = False
         self._flows = asyncio.Event()
         self._flows.set()
         self._pipes: dict[asyncio.Task[None], list[asyncio.StreamWriter]] = {}
         self._server: asyncio.Server | None = None
         self.port = 0
         self.connections = 0
-        """How many were made."""
+        """How many were made to the target."""
 
     @property
     def open(self) -> int:
@@ -32,7 +39,7 @@ class Wire:
 
     def cut(self) -> None:
         """Reset all connections, and every new one, until `mend`."""
-        self._refuses = True
+        self.refuse = True
         self.reset()
 
     def reset(self) -> None:
@@ -46,13 +53,18 @@ class Wire:
 
     def mend(self) -> None:
         """Undo `cut` and `pause`: what was held goes on."""
-        self._refuses = False
+        self.refuse = False
         self._flows.set()
 
     def switch(self, target: int) -> None:
         """Lead all connections to come elsewhere, and reset those that are."""
         self._target = target
         self.reset()
+
+    async def until_all_closed(self, within: float = 5.0) -> None:
+        async with asyncio.timeout(within):
+            while self._pipes:
+                await asyncio.wait(list(self._pipes), return_when=asyncio.FIRST_COMPLETED)
 
     async def __aenter__(self) -> Self:
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port, backlog=512)
@@ -74,17 +86,18 @@ class Wire:
         task = asyncio.current_task()
         assert task is not None
         writers = self._pipes[task] = [writer]
-        self.connections += 1
         try:
-            if self._refuses:
+            if self.refuse:
                 return
             await self._flows.wait()
             there_reader, there_writer = await asyncio.open_connection("127.0.0.1", self._target)
             writers.append(there_writer)
+            number = self.connections
+            self.connections += 1
             async with asyncio.TaskGroup() as ways:
-                ways.create_task(self._pump(reader, there_writer))
-                ways.create_task(self._pump(there_reader, writer))
-        except* (OSError, _Over):
+                ways.create_task(self._one_way(number, False, reader, there_writer))
+                ways.create_task(self._one_way(number, True, there_reader, writer))
+        except* (OSError, EOFError, Over):
             pass
         except* asyncio.CancelledError:
             pass  # this proxy closes; nothing waits for the outcome
@@ -92,17 +105,20 @@ class Wire:
             _abort(writers)
             del self._pipes[task]
 
-    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _one_way(
+        self, number: int, down: bool, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        await self._pump(number, down, reader, writer)
+        await self._flows.wait()
+        raise Over
+
+    async def _pump(self, number: int, down: bool, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Hand on what comes until there is no more, of the connection `number`, counted from 0; `down` is towards the
+        one who made it. `Over` ends it on both sides."""
         while data := await reader.read(65536):
             await self._flows.wait()
             writer.write(data)
             await writer.drain()
-        await self._flows.wait()
-        raise _Over
-
-
-class _Over(Exception):
-    """One side has closed."""
 
 
 def _abort(writers: list[asyncio.StreamWriter]) -> None:
