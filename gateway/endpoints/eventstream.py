@@ -18,12 +18,13 @@ from starlette.types import Receive, Scope, Send
 
 from gateway.connection import Connection, StreamConnection
 from gateway.devicetokens import TokenRevoked
-from gateway.endpoints.sending import BURST, STORE_RETRY_SECONDS, catch_up
+from gateway.endpoints.sending import BURST, catch_up
 from gateway.errors import StoreUnavailable
 from gateway.ids import new_id
 from gateway.request_deadline import DROP
 from gateway.senddeadline import SendDeadline
 from gateway.services import Services
+from gateway.store.base import RETRY_SECONDS
 
 HEARTBEAT = b": heartbeat\n\n"
 """A comment: clients pass over it, and proxies see that the connection lives."""
@@ -196,7 +197,7 @@ class EventStream(Response):
         except LookupError:
             pass  # the thread is being deleted
         except StoreUnavailable:
-            await asyncio.sleep(STORE_RETRY_SECONDS)
+            await asyncio.sleep(RETRY_SECONDS)
             return False
         return self._connection.caught_up
 

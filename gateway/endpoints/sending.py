@@ -8,11 +8,10 @@ from gateway.connection import Connection
 from gateway.errors import NotFound, StoreUnavailable
 from gateway.follow import Follow
 from gateway.services import Services
+from gateway.store.base import RETRY_SECONDS
 
 BURST = 32
 """Frames after which a sender lets others run: uvicorn's `send` returns at once until 64 KiB wait."""
-STORE_RETRY_SECONDS = 0.5
-"""Before a client that must be shown something from the store is shown it after all."""
 
 
 async def catch_up(connection: Connection, follow: Follow, services: Services) -> None:
@@ -24,4 +23,4 @@ async def catch_up(connection: Connection, follow: Follow, services: Services) -
     except NotFound:
         connection.unfollow(thread_id)
     except StoreUnavailable:
-        await asyncio.sleep(STORE_RETRY_SECONDS)
+        await asyncio.sleep(RETRY_SECONDS)

@@ -26,7 +26,8 @@ from gateway.ids import new_id
 from gateway.logs import log_failure
 from gateway.nodes.link import RETRY_SECONDS, Reader, RedisDown, RedisLink
 from gateway.nodes.queue import Entry, TurnQueue
-from gateway.runner.local import STORE_RETRY_SECONDS, LocalRunner
+from gateway.runner.local import LocalRunner
+from gateway.store.base import RETRY_SECONDS as STORE_RETRY_SECONDS
 from gateway.store.base import Store
 from gateway.store.records import Claim, Turn
 

@@ -17,7 +17,7 @@ from gateway.deadlines import CLOSING_SECONDS
 from gateway.eventlog.local import LocalEventLog
 from gateway.metrics import Metrics
 from gateway.runner.running import RunningTurn
-from gateway.store.base import Store
+from gateway.store.base import RETRY_SECONDS, Store, StoreUnavailable
 from providers import ApprovalRequest, Decision, Message, Provider, ProviderError
 from providers import Turn as ProviderTurn
 
@@ -77,7 +77,7 @@ class ProviderStreams:
         _log.error("provider_stuck", turn_id=running.turn_id, agent=running.agent.name)
 
     async def _consume(self, running: RunningTurn) -> None:
-        provider, turn = running.agent.ready(), await self._turn(running)
+        provider, turn = running.agent.ready(), await self._asked(running)
         waited = 0.0
         for attempt in range(RETRIES + 1):
             try:
@@ -134,8 +134,19 @@ class ProviderStreams:
         if answer.completed is None and running.stopped_by is None:
             raise ProviderError("incomplete", "The agent's answer ended before it was complete.", retryable=True)
 
+    async def _asked(self, running: RunningTurn) -> ProviderTurn:
+        """What the provider is given, once the store can tell: till then nobody was asked anything."""
+        running.deadlines.pause()
+        try:
+            while True:
+                try:
+                    return await self._turn(running)
+                except StoreUnavailable:
+                    await asyncio.sleep(RETRY_SECONDS)
+        finally:
+            running.deadlines.resume()
+
     async def _turn(self, running: RunningTurn) -> ProviderTurn:
-        """What the provider is given."""
         log, turn = running.log, running.turn
         thread = await self._store.thread_by_key(log.key)
         stored = await self._store.messages(log.key, limit=HISTORY_MESSAGES)

@@ -642,3 +642,30 @@ async def test_a_thread_that_is_written_to_again_and_again_is_not_deleted_and_wh
         thread = await store.thread("alice", "t")
         assert thread is not None
         assert [turn.status for turn in await store.open_turns(thread.key)] == ["running"]
+
+
+@pytest.mark.parametrize("ends", ["completed", "cancelled"])
+async def test_a_turn_that_begins_while_the_store_is_away_waits_for_it_and_can_be_stopped(
+    store: SqlStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ends: str
+) -> None:
+    asked, back = asyncio.Event(), asyncio.Event()
+    messages = store.messages
+
+    async def away(*args: Any, **fields: Any) -> Any:
+        asked.set()
+        if not back.is_set():
+            raise StoreUnavailable("it is away")
+        return await messages(*args, **fields)
+
+    monkeypatch.setattr(store, "messages", away)
+    async with engine(store, tmp_path, FAST, a=says("Hi")) as parts:
+        accepted = await parts.submit()
+        async with asyncio.timeout(5):
+            await asked.wait()
+        if ends == "cancelled":
+            await parts.turns.cancel_turn("alice", accepted.turn.turn_id)
+        else:
+            await asyncio.sleep(0.4)  # longer than a provider may be silent: nobody has asked it yet
+            back.set()
+        assert (await parts.ended(accepted)).status == ends
+        assert len(parts.agents["a"].turns) == (ends == "completed")
