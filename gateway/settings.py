@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
@@ -302,6 +302,9 @@ class Settings(BaseSettings):
             named = False
         if not named or not re.fullmatch(r"(/[0-9]*)?", parts.path):
             raise ValueError("must be a URL such as redis://:password@host:6379/0")
+        # What the client library reads there would go before what the nodes need of a connection.
+        if any(not name.startswith("ssl_") for name in parse_qs(parts.query, keep_blank_values=True)):
+            raise ValueError("behind a question mark it may have only settings of TLS, such as ssl_ca_certs")
         return value
 
     @field_validator("log_level", "log_format", mode="before")

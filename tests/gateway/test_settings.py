@@ -204,6 +204,19 @@ def test_a_redis_url_that_is_none_is_refused_without_repeating_it(home: Path, ur
     assert said == "AGENTLINE_REDIS_URL is wrong: must be a URL such as redis://:password@host:6379/0"
 
 
+@pytest.mark.parametrize("query", ["protocol=3", "decode_responses=true", "socket_timeout=5", "db=2", "x"])
+def test_a_redis_url_that_would_change_what_nodes_need_of_a_connection_is_refused(home: Path, query: str) -> None:
+    said = refusal(home, **NODES | {"AGENTLINE_REDIS_URL": f"rediss://:{SECRET}@h/0?{query}"})
+    assert said.startswith("AGENTLINE_REDIS_URL is wrong: behind a question mark it may have only settings of TLS")
+
+
+def test_a_redis_url_may_say_how_tls_is_checked(home: Path) -> None:
+    url = "rediss://user:p%40ss@h/2?ssl_ca_certs=/etc/ca.pem&ssl_cert_reqs=required"
+    kept = load(home, **NODES | {"AGENTLINE_REDIS_URL": url}).redis_url
+    assert kept is not None
+    assert kept.get_secret_value() == url
+
+
 def test_agents_are_merged_by_name_over_the_defaults_and_over_all_sources(home: Path) -> None:
     settings = load(
         home,
