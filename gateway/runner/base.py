@@ -50,7 +50,7 @@ class Runner(Protocol):
         """Return when no turn runs in the thread. Raises `NodeUnavailable` if that does not come soon."""
 
     async def forget_thread(self, thread_key: int) -> None:
-        """The thread is deleted: keep nothing of it."""
+        """The thread is deleted: keep nothing of it, and stop what has begun in it since it was cancelled."""
 
     async def drain(self, seconds: float) -> None:
         """Start nothing more; let running turns end within `seconds`, then mark the rest `interrupted`."""

@@ -80,6 +80,8 @@ class NodeRunner:
         """Turns that are this node's, from their entry in the queue to its end."""
         self._handling: set[asyncio.Task[None]] = set()
         self._fewer = asyncio.Event()
+        self._apart = False
+        """The store did not answer the last claim. Until it answers again, nothing more is taken."""
         self._sweeper = Sweeper(store, self._queue, link, self._show_cancelled_at_rest, self._cancel)
         self._taking: asyncio.Task[None] | None = None
         self._reader: Reader | None = None
@@ -89,6 +91,7 @@ class NodeRunner:
         logs.on_lost = self._lost
         control.on("cancel", self._asked_to_cancel)
         control.on("cancelled", self._asked_to_show)
+        control.on("forget", self._asked_to_forget)
 
     @property
     def draining(self) -> bool:
@@ -108,7 +111,7 @@ class NodeRunner:
 
     @property
     def _has_room(self) -> bool:
-        return self._takes_turns and not self.draining and len(self._taken) < TURNS
+        return self._takes_turns and not self.draining and not self._apart and len(self._taken) < TURNS
 
     def in_thread(self, thread_key: int) -> RunningTurn | None:
         return self._local.in_thread(thread_key)
@@ -144,12 +147,14 @@ class NodeRunner:
     async def _handle(self, turn_id: str, overdue: bool) -> None:
         """Everything about one entry of the queue. If this ends without `done`, the entry is overdue in a lease."""
         attempt = new_id("a")
+        left: Entry | None = None
         try:
-            if self.draining:  # the queue gave it while this node was about to stop asking
-                if not overdue:
-                    await self._queue.give_back(self._taken[turn_id])
+            try:
+                claim = await self._claim(turn_id, attempt)
+            except StoreUnavailable:  # or the queue gave it while this node was about to stop asking
+                left = self._taken[turn_id]
+                await (self._queue.expose(left) if overdue else self._queue.give_back(left))
                 return
-            claim = await self._persist(lambda: self._store.claim(turn_id, attempt, now()))
             if claim is None:
                 await self._settle(turn_id)
             elif claim.turn.attempt == attempt:
@@ -164,8 +169,25 @@ class NodeRunner:
         except (RedisDown, ResponseError):
             pass  # its end is in the store: whoever takes it over next finds that
         finally:
-            self._taken.pop(turn_id, None)
+            entry = self._taken.pop(turn_id, None)
             self._local.forget(turn_id)
+            if left is not None and entry is not None and entry != left:  # it has come back already
+                self._begin(entry)
+
+    async def _claim(self, turn_id: str, attempt: str) -> Claim | None:
+        """Raises `StoreUnavailable` where it is certain that this node has not claimed the turn, and will not: one that
+        alone does not reach the store must keep no turn from those that do."""
+        doubt = False
+        while not self.draining or doubt:
+            try:
+                return await self._store.claim(turn_id, attempt, now())
+            except StoreUnavailable as error:
+                doubt = doubt or not error.undone
+                self._apart = True
+                if not doubt:
+                    raise
+            await asyncio.sleep(STORE_RETRY_SECONDS)
+        raise StoreUnavailable(undone=True)
 
     async def _run(self, claim: Claim) -> None:
         task = await self._local.start(claim.turn, claim.thread, claim.unshown)
@@ -198,9 +220,8 @@ class NodeRunner:
                 await asyncio.sleep(RETRY_SECONDS)
 
     def _lost(self, log: ThreadLog) -> None:
-        running = self._local.in_thread(log.key)
-        if running is not None and running.log is log:
-            running.stop("interrupted")
+        if isinstance(log.running, RunningTurn):  # not the thread's next one, which may wait here for its end
+            log.running.stop("interrupted")
 
     # What people ask for.
 
@@ -275,8 +296,13 @@ class NodeRunner:
             raise NodeUnavailable from None
 
     async def forget_thread(self, thread_key: int) -> None:
+        await self._local.forget_thread(thread_key)
+        await self._control.tell("forget", thread_key=thread_key)
         with contextlib.suppress(RedisDown):  # then it expires
             await self._link.run("DEL", key_of(thread_key))
+
+    async def _asked_to_forget(self, asked: dict[str, Any]) -> None:
+        await self._local.forget_thread(asked["thread_key"])
 
     # The loops of a node.
 
@@ -284,16 +310,19 @@ class NodeRunner:
         async with self._link.reader() as reader:
             self._reader = reader
             while not self.draining:
-                if not self._has_room:
-                    self._fewer.clear()
-                    await self._fewer.wait()
-                    continue
                 try:
+                    if self._apart:
+                        await self._persist(self._store.ping)
+                        self._apart = False
+                    if not self._has_room:
+                        self._fewer.clear()
+                        await self._fewer.wait()
+                        continue
                     for entry in await self._queue.take(reader, min(TURNS - len(self._taken), TAKEN_AT_ONCE)):
                         self._begin(entry)
                 except RedisDown:
                     await asyncio.sleep(RETRY_SECONDS)
-                except ResponseError as error:
+                except Exception as error:
                     await self._refused("take", error)
 
     async def _beat(self) -> None:
@@ -306,7 +335,7 @@ class NodeRunner:
                     await self._link.run("PING")
             except RedisDown:
                 await asyncio.sleep(RETRY_SECONDS)
-            except ResponseError as error:
+            except Exception as error:
                 await self._refused("beat", error)
             else:
                 await asyncio.sleep(self._lease_seconds / 4)
@@ -314,28 +343,34 @@ class NodeRunner:
     async def _keep(self, turn_id: str) -> None:
         """Have an entry for a turn whose own Redis has lost. If the turn has ended meanwhile, so has the new entry."""
         entry = await self._queue.keep(turn_id)
+        old = self._taken.get(turn_id)
+        if old not in (None, entry):  # Redis may know both: the old one would be overdue in a lease
+            await self._queue.done(old)
         if turn_id in self._taken:
             self._taken[turn_id] = entry
         else:
             await self._queue.done(entry)
 
-    async def _refused(self, what: str, error: ResponseError) -> None:
-        """Redis does not understand: perhaps it will when an operator has looked."""
-        _log.error("queue_refused", loop=what, reason=str(error).partition(" ")[0])
+    async def _refused(self, what: str, error: Exception) -> None:
+        """Redis refuses: perhaps it will when an operator has looked. Whatever it is, no loop ends for it."""
+        if isinstance(error, ResponseError):
+            _log.error("queue_refused", loop=what, reason=str(error).partition(" ")[0])
+        else:
+            _log.error("queue_failed", loop=what, exc_info=error)
         await asyncio.sleep(REFUSED_SECONDS)
 
     async def _take_over(self) -> None:
         while not self.draining:
             await asyncio.sleep(min(TAKEOVER_SECONDS, self._lease_seconds / 8))
             up_since = self._link.up_since
-            if up_since is None or time.monotonic() - up_since < GRACE_SECONDS:
+            if up_since is None or time.monotonic() - up_since < GRACE_SECONDS or self._apart or self.draining:
                 continue
             try:
                 for entry in await self._queue.overdue(round(self._lease_seconds * 1000)):
                     self._begin(entry, overdue=True)
             except RedisDown:
                 pass
-            except ResponseError as error:
+            except Exception as error:
                 await self._refused("take over", error)
 
     async def drain(self, seconds: float) -> None:

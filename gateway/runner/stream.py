@@ -14,6 +14,7 @@ import structlog
 from gateway.approvals import Approvals
 from gateway.attachments import Attachments
 from gateway.deadlines import CLOSING_SECONDS
+from gateway.errors import StoreUnavailable
 from gateway.eventlog.local import LocalEventLog
 from gateway.metrics import Metrics
 from gateway.runner.running import RunningTurn
@@ -25,6 +26,8 @@ RETRIES = 2
 """Repeated calls of one turn, and only of a call that the upstream refused before the first byte."""
 RETRY_BUDGET_SECONDS = 30.0
 """All waiting between the calls of one turn. An upstream that asks for more fails the turn, with its retry_after."""
+STORE_RETRY_SECONDS = 0.5
+"""Between two tries to read what the provider is given."""
 BREATH = 32
 """Events of one provider after which others get a turn on the loop, even if it never waits."""
 HISTORY_MESSAGES = 1000
@@ -77,7 +80,7 @@ class ProviderStreams:
         _log.error("provider_stuck", turn_id=running.turn_id, agent=running.agent.name)
 
     async def _consume(self, running: RunningTurn) -> None:
-        provider, turn = running.agent.ready(), await self._turn(running)
+        provider, turn = running.agent.ready(), await self._prepared(running)
         waited = 0.0
         for attempt in range(RETRIES + 1):
             try:
@@ -133,6 +136,18 @@ class ProviderStreams:
                     await asyncio.sleep(0)
         if answer.completed is None and running.stopped_by is None:
             raise ProviderError("incomplete", "The agent's answer ended before it was complete.", retryable=True)
+
+    async def _prepared(self, running: RunningTurn) -> ProviderTurn:
+        """What the provider is given, once the store has told it: an accepted turn does not fail for an outage."""
+        running.deadlines.pause()  # the upstream was not asked to speak
+        try:
+            while True:
+                try:
+                    return await self._turn(running)
+                except StoreUnavailable:
+                    await asyncio.sleep(STORE_RETRY_SECONDS)
+        finally:
+            running.deadlines.resume()
 
     async def _turn(self, running: RunningTurn) -> ProviderTurn:
         """What the provider is given."""
