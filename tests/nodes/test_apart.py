@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 from collections.abc import AsyncGenerator, AsyncIterator
 from pathlib import Path
 from typing import Any, cast
@@ -25,6 +26,8 @@ from tests.nodes.conftest import eventually
 from tests.nodes.many import LEASE_SECONDS, Whole, whole_node
 from tests.nodes.test_hostile import Held, echoes, pair
 from tests.redis_server import RedisServer
+
+SCALE = Path(__file__).parents[2] / "docs" / "scale.md"
 
 
 class Reached:
@@ -478,3 +481,26 @@ async def test_a_turn_whose_history_cannot_be_read_waits_for_the_store(
     async with whole_node(redis, store, tmp_path, {"a": echoes}) as node:
         assert (await node.ended(await node.submit())).status == "completed"
         assert asked == 2
+
+
+async def test_the_rights_that_the_documentation_names_are_enough(
+    redis: RedisServer, store: SqlStore, tmp_path: Path
+) -> None:
+    words = re.search(r"`ACL SETUSER agentline on >password ([^`]*)`", SCALE.read_text(encoding="utf-8"))
+    assert words is not None
+    redis.command("ACL", "SETUSER", "agentline", "on", ">p@ss/word", *words[1].split())
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(RedisServer, "url", f"redis://agentline:p%40ss%2Fword@127.0.0.1:{redis.port}/3")
+        async with pair(redis, store, tmp_path, a=echoes) as (runs, serves):
+            for _ in range(3):
+                accepted = await serves.submit()
+                async with serves.logs.held(accepted.thread.key) as log:
+                    await serves.ended(accepted)
+                    await eventually(lambda: log.running is None and log.head >= 3)
+            await runs.runner._queue.forget_nodes()
+            await serves.turns.delete_thread("alice", accepted.thread.thread_id)
+            assert (runs.link.up, serves.link.up) == (True, True)
+            asked = await serves.link.run("EXISTS", QUEUE)
+            assert asked == 1
+    assert redis.command("ACL", "LOG") == []
+    assert redis.command("DBSIZE") == 0  # it was another database's number
