@@ -153,6 +153,8 @@ class Attachments:
                 _log.warning("attachments_not_swept")
             except OSError as error:
                 _log.error("attachments_not_swept", reason=error.strerror)
+            except Exception:
+                _log.exception("attachments_not_swept")
             await asyncio.sleep(SWEEP_SECONDS)
 
     async def sweep(self) -> None:

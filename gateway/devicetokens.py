@@ -130,6 +130,8 @@ class DeviceTokens:
                 await self.refresh()
             except StoreUnavailable:
                 _log.error("device_tokens_not_read")
+            except Exception:  # a token that is revoked must end here, sooner or later
+                _log.exception("device_tokens_not_read")
 
     async def _told(self, payload: dict[str, Any]) -> None:
         try:

@@ -156,9 +156,11 @@ class StoreUnavailable(GatewayError):
 
     code, status, retryable = "unavailable", 503, True
 
-    def __init__(self, reason: str = "the database does not answer") -> None:
+    def __init__(self, reason: str = "the database does not answer", *, undone: bool = False) -> None:
         super().__init__("the server cannot reach its database: nothing was changed, try again")
         self.reason = reason
+        self.undone = undone
+        """Whether it is certain that nothing was changed."""
         self.args = (reason,)
 
     def __str__(self) -> str:

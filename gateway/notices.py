@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import structlog
+
 from gateway.clock import now, timestamp
 from gateway.connection import Connection
 from gateway.errors import NotFound, StoreUnavailable
@@ -16,6 +18,8 @@ from gateway.store.base import Store
 from gateway.store.records import Thread, ThreadSummary
 
 PREVIEW_CHARS = 200
+
+_log = structlog.get_logger(__name__)
 
 
 class Notices:
@@ -70,6 +74,8 @@ class Notices:
             await loading.done(lambda: self._load(user_id, thread_id))
         except StoreUnavailable:
             pass
+        except Exception:  # it is only a hint: whoever gave it has more to do
+            _log.exception("notice_not_shown")
         finally:
             if not loading.users:
                 self._loading.pop(key, None)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import structlog
+from redis.exceptions import ResponseError
 
 from gateway.agents import Agents
 from gateway.approvals import Approvals
@@ -21,6 +22,7 @@ from gateway.hub import Hub
 from gateway.loopwatch import LoopWatch
 from gateway.metrics import Metrics
 from gateway.nodes.control import Control, RedisControl, Solo
+from gateway.nodes.installation import expect_own, installation_of
 from gateway.nodes.link import RedisDown, RedisLink
 from gateway.nodes.presence import Presence, Standing
 from gateway.nodes.queue import TurnQueue
@@ -33,7 +35,7 @@ from gateway.runner.local import LocalRunner
 from gateway.runner.node import NodeRunner
 from gateway.senddeadline import SendDeadlines
 from gateway.sessions import Sessions
-from gateway.settings import Settings
+from gateway.settings import Settings, SettingsError
 from gateway.store.base import Store
 from gateway.store.sql import SqlStore
 from gateway.turns import TurnEngine
@@ -81,10 +83,13 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
     async with (
         LoopWatch() as loop_watch,
         _link(settings) as link,
-        SqlStore.open(settings.database, on_push_outcome=metrics.pushed) as store,
+        _store(settings, metrics) as store,
         Pushing.open(settings, store) as pushing,
         Agents.open(settings) as agents,
     ):
+        installation = await installation_of(store)
+        if link is not None:
+            await expect_own(link, installation)
         control: Control = Solo() if link is None else RedisControl(link)
         device_tokens = DeviceTokens(store, users_of(settings), control)
         await device_tokens.refresh()
@@ -112,7 +117,12 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
             consumer = Consumer(local, queue, store, logs, link, lease, settings.run_turns)
             runner = NodeRunner(local, consumer, queue, store, logs, link, control)
         turns = TurnEngine(settings, store, agents, attachments, notices, runner, control)
-        presence = Presence(lambda: Standing(connections=hub.counts(), running=runner.count, lease_seconds=lease), link)
+        presence = Presence(
+            lambda: Standing(
+                connections=hub.counts(), running=runner.count, lease_seconds=lease, installation=installation
+            ),
+            link,
+        )
         hub.on_change = presence.changed
         async with running({**kept, "control": control.run(), "presence": presence.run()}):
             async with runner, turns:
@@ -153,4 +163,17 @@ async def _link(settings: Settings) -> AsyncIterator[RedisLink | None]:
             await link.run("PING")
         except RedisDown as error:  # it starts all the same: what does not need Redis works, the rest heals
             _log.error("redis_down", reason=str(error))
+        except ResponseError as error:  # of the commands with which a connection begins
+            raise SettingsError(f"redis_url: Redis refuses the connection: {error}") from None
         yield link
+
+
+@contextlib.asynccontextmanager
+async def _store(settings: Settings, metrics: Metrics) -> AsyncIterator[SqlStore]:
+    async with contextlib.AsyncExitStack() as stack:
+        try:
+            opened = SqlStore.open(settings.database, on_push_outcome=metrics.pushed)
+            store = await stack.enter_async_context(opened)
+        except ValueError as error:
+            raise SettingsError(f"database_url: {error}") from None
+        yield store

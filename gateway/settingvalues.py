@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any, TypeAlias
 from urllib.parse import parse_qsl, urlsplit
 
@@ -14,9 +15,10 @@ from gateway.origins import parse_origin
 __all__ = ["Bytes", "DatabaseUrl", "Origins", "PublicUrl", "RedisUrl", "Seconds", "Tokens"]
 
 _VISIBLE = re.compile(r"[!-~]+")
-_REDIS_TLS_OPTIONS = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile", "ssl_cert_reqs", "ssl_check_hostname")
-"""What a `rediss://` URL may say behind its `?`. Of the other options of redis-py some would change what answers look
-like, or how long they may take."""
+_REDIS_TLS_FILES = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
+_REDIS_TLS_WORDS = {"ssl_cert_reqs": ("required", "optional", "none"), "ssl_check_hostname": ("true", "false")}
+"""With the files, what a `rediss://` URL may say behind its `?`. Of redis-py's other options some would change what
+answers look like, or how long they may take."""
 
 
 def _tokens(tokens: Any) -> Any:
@@ -82,9 +84,15 @@ def _redis_url(value: SecretStr) -> SecretStr:
         named = False
     if not named or not options.get("db", "0").isdecimal():
         raise ValueError("must be a URL such as redis://:password@host:6379/0 or unix:///run/redis.sock?db=0")
-    known = ["db", *(_REDIS_TLS_OPTIONS if parts.scheme == "rediss" else ())]
+    known = ["db", *_REDIS_TLS_FILES, *_REDIS_TLS_WORDS] if parts.scheme == "rediss" else ["db"]
     if not options.keys() <= set(known):
         raise ValueError(f"has an option that is not known here; known: {', '.join(known)}")
+    for name in options.keys() & set(_REDIS_TLS_FILES):
+        if not Path(options[name]).is_file():
+            raise ValueError(f"names with {name} a file that is not there")
+    for name in options.keys() & _REDIS_TLS_WORDS.keys():
+        if options[name] not in (words := _REDIS_TLS_WORDS[name]):
+            raise ValueError(f"has for {name} something else than {', '.join(words[:-1])} or {words[-1]}")
     return value
 
 

@@ -137,8 +137,11 @@ class TurnEngine:
             running = self._runner.in_thread(thread.key)
             if running is not None:
                 steered = await self._hand_over(running, new, announce)
-            elif (steered := await self._runner.steer_elsewhere(new)) is not None and announce is not None:
-                announce(steered)
+            elif (steered := await self._runner.steer_elsewhere(new)) is not None:
+                handed = msgspec.structs.replace(steered.turn, content=new.content, attachments=new.attachments)
+                steered = msgspec.structs.replace(steered, turn=handed)
+                if announce is not None:
+                    announce(steered)
             if steered is not None:
                 return steered
         return await self._accept(new, announce)
@@ -174,6 +177,10 @@ class TurnEngine:
             accepted = await self._uninterrupted(self._hand_over(running, new, None))
         except GatewayError:  # the store will refuse the one who asks as well
             accepted = None
+        if accepted is not None:  # without what who asks knows, and needs not: an answer has its bound
+            turn = msgspec.structs.replace(accepted.turn, content="", attachments=[])
+            thread = msgspec.structs.replace(accepted.thread, session=None)
+            accepted = msgspec.structs.replace(accepted, turn=turn, thread=thread)
         return {"accepted": msgspec.to_builtins(accepted)}
 
     async def retry(self, user_id: str, turn_id: str) -> Accepted:

@@ -20,7 +20,8 @@ log = structlog.get_logger(__name__)
 
 
 def work(settings: Settings) -> int:
-    """Run turns until SIGTERM or SIGINT; a second signal marks what still runs `interrupted` at once.
+    """Run turns until SIGTERM or SIGINT; a second signal marks what still runs `interrupted` at once. One that comes
+    before it has started ends the process.
 
     Returns the exit code: 0 after a stop that went as it should, 1 after another one. Raises as `open_services`.
     """
@@ -32,13 +33,19 @@ async def _work(settings: Settings) -> DrainResult:
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(log_loop_exception)
     stop, force = asyncio.Event(), asyncio.Event()
+    opened = False
 
-    def on_signal() -> None:
+    def on_signal(number: signal.Signals) -> None:
+        if not opened:  # nothing runs yet, and to wait for a migration may take minutes
+            loop.remove_signal_handler(number)
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
         (force if stop.is_set() else stop).set()
 
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, on_signal)
+        loop.add_signal_handler(number, on_signal, number)
     async with open_services(settings) as services:
+        opened = True
         gc.collect()
         gc.freeze()  # what start-up made lives as long as the process
         log.info("running_turns")

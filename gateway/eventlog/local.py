@@ -26,6 +26,9 @@ EVENTS_AT_REST = 256
 KEPT_SECONDS = 7 * 24 * 3600
 """How long after its turn's end an event can still be replayed; an older cursor gets a snapshot."""
 TRIM_SECONDS = 600
+"""From the end of one look at all threads to the next one."""
+TRIM_PAUSE_SECONDS = 0.2
+"""Between some threads and the next ones."""
 TRIM_ROWS = 1000
 """Forgotten at once at most, so that no other write waits long."""
 PAGE_SEGMENTS = 32
@@ -141,7 +144,12 @@ class LocalEventLog:
 
     async def own(self, log: ThreadLog, attempt: str | None, thread: Thread | None) -> None:
         """Be the one who appends, because a turn runs here. `log` then has all that the store has of `thread`, or has
-        now. The caller holds `log.flushing`."""
+        now. The caller holds `log.flushing`.
+
+        Raises:
+            LookupError: the thread is gone, or another node has ended the turn since this one has claimed it.
+            StoreUnavailable
+        """
 
     async def disown(self, log: ThreadLog, attempt: str | None) -> bool:
         """Undo `own`: the turn has ended, here or elsewhere. Whether all readers on all nodes have its last events."""
@@ -282,6 +290,8 @@ class LocalEventLog:
                 await self.checkpoint()
             except StoreUnavailable:
                 _log.error("checkpoint_failed", logs=len(self._dirty))
+            except Exception:  # such as missing rights: perhaps they are given back
+                _log.exception("checkpoint_failed", logs=len(self._dirty))
             if self._dirty:
                 self._changed.set()
 
@@ -290,10 +300,14 @@ class LocalEventLog:
 
     async def keep_trimming(self) -> None:
         """Run until cancelled: forget events that are older than anybody needs."""
+        behind: int | None = 0
         while True:
-            forgotten = 0
             try:
-                forgotten = await self._store.trim(now() - KEPT_SECONDS * 1000, TRIM_ROWS)
+                _, behind = await self._store.trim(now() - KEPT_SECONDS * 1000, TRIM_ROWS, behind or 0)
             except StoreUnavailable:
                 _log.error("trim_failed")
-            await asyncio.sleep(TRIM_SECONDS if forgotten < TRIM_ROWS else 0)
+                behind = None
+            except Exception:
+                _log.exception("trim_failed")
+                behind = None
+            await asyncio.sleep(TRIM_SECONDS if behind is None else TRIM_PAUSE_SECONDS)

@@ -78,6 +78,8 @@ class Mirrors:
         """Those in which a turn runs."""
         self._stalled: set[bytes] = set()
         """Those that are not read while what comes before is fetched from the store."""
+        self._checked: set[bytes] = set()
+        """Those that are just being held against the store."""
         self._started: bytes | None = None
         """Up to where it was read which logs begin to grow; None: unknown, and all must be looked at."""
         self._poke = f"agentline:poke:{link.node_id}".encode()
@@ -127,6 +129,10 @@ class Mirrors:
                     _log.error("logs_not_read", reason=str(error).partition(" ")[0])
                     self._started = None
                     await asyncio.sleep(REFUSED_SECONDS)
+                except Exception:  # whatever it is, the other logs are mirrored
+                    _log.exception("logs_not_read")
+                    self._started = None
+                    await asyncio.sleep(REFUSED_SECONDS)
 
     async def _look_at_all(self) -> None:
         newest = await self._link.run("XREVRANGE", STARTS, "+", "-", "COUNT", 1)
@@ -134,6 +140,28 @@ class Mirrors:
         keys = list(self._logs)
         for start in range(0, len(keys), LOOKS_AT_ONCE):
             await self._look(keys[start : start + LOOKS_AT_ONCE])
+        for key, log in self._growing.items():  # if Redis has lost a turn's end, nothing behind it will tell
+            if key not in self._checked and key not in self._stalled and self._group is not None:
+                self._checked.add(key)
+                self._group.create_task(self._check(key, log), name="check")
+
+    async def _check(self, key: bytes, log: ThreadLog) -> None:
+        """Have what the store has of a log in which a turn runs, as far as is known here."""
+        try:
+            while self._growing.get(key) is log:
+                try:
+                    await self._refill(log)
+                    break
+                except LookupError:
+                    break
+                except Exception as error:
+                    if not isinstance(error, StoreUnavailable):
+                        _log.exception("log_not_refilled", thread_id=log.thread_id)
+                await asyncio.sleep(REFUSED_SECONDS)
+        finally:
+            self._checked.discard(key)
+        if log.running is None and self._growing.get(key) is log:
+            del self._growing[key]
 
     async def _look(self, keys: list[bytes]) -> None:
         """Have what the streams of these hold now, as far as they are still followed. Raises `RedisDown`."""

@@ -119,6 +119,9 @@ class Shipper:
                 for shipment in batch:
                     shipment.wake()
                 await asyncio.sleep(RETRY_SECONDS)
+            except Exception:  # whatever it is, the other logs are written
+                _log.exception("logs_not_written")
+                await asyncio.sleep(RETRY_SECONDS)
             for shipment in batch:
                 if not shipment.over:
                     shipment.wake()
@@ -149,6 +152,10 @@ class Shipper:
         for shipment in announced:
             commands.append(("PEXPIRE", key_of(shipment.log.key), KEPT_MS))
             commands.append(start_of(shipment.log.key))
+        for shipment, last in zip(shipments, ends, strict=True):
+            if last == shipment.end:  # the stream may have been made anew since it was announced
+                commands.append(("PEXPIRE", key_of(shipment.log.key), KEPT_MS))
+        await line.freshen()
         answers = await line.ask(*commands)
         for answer in answers[len(shipments) :]:
             if isinstance(answer, ResponseError):

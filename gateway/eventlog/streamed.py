@@ -6,6 +6,8 @@ import asyncio
 import contextlib
 from collections.abc import Callable
 
+from redis.exceptions import ResponseError
+
 from gateway.eventlog.local import LocalEventLog, log_of
 from gateway.eventlog.log import ThreadLog, until
 from gateway.eventlog.mirroring import Mirrors, RemoteTurn, append
@@ -72,6 +74,9 @@ class StreamedEventLog(LocalEventLog):
         await self._catch_up(log, thread)
         if thread is not None and log.head > thread.head:  # what was mirrored never became durable
             await self._renew(log)
+        if thread is not None and log.epoch != thread.epoch:  # what is written now would stand behind the turn's end
+            await self._mirrors.add(log)
+            raise LookupError(log.key)
         self._owners[log.key] = attempt
         self._shipments[attempt] = self._shipper.begin(log, attempt)
 
@@ -104,7 +109,8 @@ class StreamedEventLog(LocalEventLog):
         """
         pipeline = self._link.client.pipeline(transaction=False)
         write_nudge(pipeline, thread.key, thread.epoch, thread.head)
-        await self._link.ask(pipeline.execute(raise_on_error=False))  # refused where it is not needed
+        with contextlib.suppress(ResponseError):  # the entry is refused where it is not needed
+            await self._link.ask(pipeline.execute())
 
     def lost(self, log: ThreadLog) -> None:
         super().lost(log)

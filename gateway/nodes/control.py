@@ -171,6 +171,9 @@ class RedisControl:
                 except ResponseError as error:
                     _log.error("control_not_read", reason=str(error).partition(" ")[0])
                     await asyncio.sleep(REFUSED_SECONDS)
+                except Exception:  # whatever it is, this node goes on hearing the others
+                    _log.exception("control_not_read")
+                    await asyncio.sleep(REFUSED_SECONDS)
 
     @contextlib.asynccontextmanager
     async def working(self) -> AsyncIterator[None]:
@@ -245,7 +248,9 @@ class RedisControl:
         pipeline.pexpire(STREAM, KEPT_MS)
         try:
             await self._link.ask(pipeline.execute())
-        except (RedisDown, ResponseError) as error:
+        except Exception as error:
+            if not isinstance(error, RedisDown | ResponseError):
+                _log.exception("control_not_sent")
             self._drop(batch, error)
         else:
             if self._dropped:

@@ -29,6 +29,8 @@ BLOCK_MS = 2_000
 """How long a blocking read waits for news. One whose server has died is noticed behind it and `ANSWER_SECONDS`."""
 CONNECTIONS = 32
 """Commands of one node at the same time; further ones wait for their turn."""
+IDLE_SECONDS = 30.0
+"""After which Redis, or something on the way, may have dropped a connection."""
 RETRY_SECONDS = 0.1
 """Between two tries while Redis is down."""
 
@@ -173,6 +175,7 @@ class Line:
     def __init__(self, link: RedisLink, connection: AbstractConnection) -> None:
         self._link = link
         self._connection = connection
+        self._used = 0.0
 
     async def ask(self, *commands: Sequence[Any], seconds: float = ANSWER_SECONDS) -> list[Any]:
         """The answers, as RESP2 has them: names and values of a map in one flat list. That of a command which Redis
@@ -182,7 +185,9 @@ class Line:
             RedisDown: they did not all come within `seconds`.
         """
         try:
-            return await self._link.ask(self._exchange(commands), seconds)
+            answers = await self._link.ask(self._exchange(commands), seconds)
+            self._used = time.monotonic()
+            return answers
         except BaseException:
             await self.drop()  # its answers may still come: they are not those of the next request
             raise
@@ -198,6 +203,11 @@ class Line:
                     raise
                 answers.append(error)
         return answers
+
+    async def freshen(self) -> None:
+        """Before a request: do not trust the connection if there was none for long."""
+        if time.monotonic() - self._used > IDLE_SECONDS:
+            await self.drop()
 
     async def drop(self) -> None:
         """Close it; what is asked next opens it anew."""

@@ -55,6 +55,8 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True):
     running: int
     """Turns."""
     lease_seconds: float
+    installation: str
+    """As `installation_of` says."""
 
 
 def connections(nodes: Mapping[str, Standing]) -> Counter[str]:
@@ -63,6 +65,19 @@ def connections(nodes: Mapping[str, Standing]) -> Counter[str]:
     for standing in nodes.values():
         total.update(standing.connections)
     return total
+
+
+async def standings(link: RedisLink, *own: str | bytes) -> dict[str, Standing]:
+    """What every living node has said, by its id; first say `own`, an id and what that node says.
+
+    Raises: `RedisDown`, `ResponseError`.
+    """
+    live = await link.run("EVAL", _ALL, 1, KEY, round(STALE_SECONDS * 1000), *own)
+    nodes: dict[str, Standing] = {}
+    for node_id, said in zip(live[::2], live[1::2], strict=True):
+        with contextlib.suppress(msgspec.MsgspecError):  # of another version
+            nodes[node_id.decode()] = msgspec.json.decode(said, type=Standing)
+    return nodes
 
 
 class Presence:
@@ -85,7 +100,7 @@ class Presence:
         others: dict[str, Standing] = {}
         if self._link is not None and self._link.up:
             with contextlib.suppress(RedisDown, ResponseError):
-                others = await self._all(self._link)
+                others = await standings(self._link)
         return others | {self.node_id: self._own()}
 
     async def run(self) -> None:
@@ -111,7 +126,7 @@ class Presence:
         """Whether it could be said."""
         own = self._own()
         try:
-            nodes = await self._all(link, self.node_id, msgspec.json.encode(own))
+            nodes = await standings(link, self.node_id, msgspec.json.encode(own))
         except RedisDown:
             return False
         except ResponseError as error:
@@ -125,11 +140,3 @@ class Presence:
         if len(leases) > 1 and not self._differs:
             _log.warning("leases_differ", lease_seconds=own.lease_seconds, others=sorted(leases - {own.lease_seconds}))
         self._differs = len(leases) > 1
-
-    async def _all(self, link: RedisLink, *own: str | bytes) -> dict[str, Standing]:
-        live = await link.run("EVAL", _ALL, 1, KEY, round(STALE_SECONDS * 1000), *own)
-        nodes: dict[str, Standing] = {}
-        for node_id, said in zip(live[::2], live[1::2], strict=True):
-            with contextlib.suppress(msgspec.MsgspecError):  # of another version
-                nodes[node_id.decode()] = msgspec.json.decode(said, type=Standing)
-        return nodes

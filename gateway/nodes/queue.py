@@ -100,10 +100,16 @@ class TurnQueue:
         """Turns that nobody has taken, at most `count`; none if there were none for a while."""
         command = ("XREADGROUP", "GROUP", GROUP, self._link.node_id, "COUNT", count, "BLOCK", BLOCK_MS)
         answer = await self._grouped(lambda: reader.read(*command, "STREAMS", QUEUE, ">"))
-        return [_entry(entry_id, fields[b"turn"]) for _, entries in answer or () for entry_id, fields in entries]
+        return [
+            _entry(entry_id, fields[b"turn"])
+            for _, entries in answer or ()
+            for entry_id, fields in entries
+            if b"turn" in fields  # else it is of another version: nobody here knows what to do
+        ]
 
     async def beat(self, entries: Iterable[Entry]) -> list[Entry]:
-        """Keep these for another lease. Returns those that Redis does not know any more: `keep` them."""
+        """Keep these for another lease. Returns those that Redis does not know any more, or not as the turn's entry: it
+        may have made another one since. `keep` them."""
         kept = {entry.entry_id: entry for entry in entries}
         if not kept:
             return []
@@ -112,9 +118,13 @@ class TurnQueue:
                 self._link.client.xclaim(QUEUE, GROUP, self._link.node_id, 0, list(kept), justid=True)
             )
         )
-        for entry_id in known:
-            kept.pop(entry_id.decode(), None)
-        return list(kept.values())
+        alive = {entry_id.decode() for entry_id in known}
+        listed = await self._link.run("HMGET", QUEUED, *(entry.turn_id for entry in kept.values()))
+        return [
+            entry
+            for entry, entry_id in zip(kept.values(), listed, strict=True)
+            if entry.entry_id not in alive or entry_id != entry.entry_id.encode()
+        ]
 
     async def keep(self, turn_id: str) -> Entry:
         """Have the turn's entry, made anew if it is gone."""
@@ -133,7 +143,7 @@ class TurnQueue:
         cursor = b"0-0"
         while len(found) < count:
             cursor, entries, *_ = await self._grouped(lambda: self._link.run(*command, cursor, "COUNT", count))  # noqa: B023 - awaited at once
-            found += [_entry(entry_id, fields[b"turn"]) for entry_id, fields in entries if entry_id and fields]
+            found += [_entry(entry_id, fields[b"turn"]) for entry_id, fields in entries if fields and b"turn" in fields]
             if cursor == b"0-0":
                 break
         return found
@@ -145,6 +155,14 @@ class TurnQueue:
     async def give_back(self, entry: Entry) -> None:
         """Have another node run the turn, which this one has not claimed."""
         await self._link.ask(self._give_back(keys=[QUEUE, QUEUED], args=[entry.turn_id, entry.entry_id]))
+
+    async def expose(self, entry: Entry) -> None:
+        """Have another node take the turn over at its next look, as if this one had been silent for long."""
+        await self._link.ask(
+            self._link.client.xclaim(
+                QUEUE, GROUP, self._link.node_id, 0, [entry.entry_id], idle=FORGOTTEN_MS, justid=True
+            )
+        )
 
     async def forget_nodes(self) -> None:
         """Remove nodes from the group that died long ago. Those that still have entries stay."""

@@ -72,6 +72,8 @@ class Consumer:
         """Turns that are this node's, from their entry in the queue to its end."""
         self._handling: set[asyncio.Task[None]] = set()
         self._fewer = asyncio.Event()
+        self._apart = False
+        """The store did not answer the last claim. Until it answers again, nothing more is taken."""
         self._begun = contextlib.AsyncExitStack()
         self._loops: dict[str, asyncio.Task[None]] = {}
         self._reader: Reader | None = None
@@ -84,7 +86,7 @@ class Consumer:
 
     @property
     def _has_room(self) -> bool:
-        return self._takes_turns and not self._local.draining and len(self._taken) < TURNS
+        return self._takes_turns and not self._local.draining and not self._apart and len(self._taken) < TURNS
 
     async def start(self, turn: Turn) -> None:
         """Queue the turn, and run it here if no other is first. While Redis is down it waits for the sweeper."""
@@ -116,12 +118,14 @@ class Consumer:
     async def _handle(self, turn_id: str, overdue: bool) -> None:
         """Everything about one entry of the queue. If this ends without `done`, the entry is overdue in a lease."""
         attempt = new_id("a")
+        left: Entry | None = None
         try:
-            if self._local.draining:  # the queue gave it while this node was about to stop asking
-                if not overdue:
-                    await self._queue.give_back(self._taken[turn_id])
+            try:
+                claim = await self._claim(turn_id, attempt)
+            except StoreUnavailable:  # or the queue gave it while this node was about to stop asking
+                left = self._taken[turn_id]
+                await (self._queue.expose(left) if overdue else self._queue.give_back(left))
                 return
-            claim = await self._persist(lambda: self._store.claim(turn_id, attempt, now()))
             if claim is None:
                 await self._settle(turn_id)
             elif claim.turn.attempt == attempt:
@@ -136,8 +140,25 @@ class Consumer:
         except (RedisDown, ResponseError):
             pass  # its end is in the store: whoever takes it over next finds that
         finally:
-            self._taken.pop(turn_id, None)
+            entry = self._taken.pop(turn_id, None)
             self._local.forget(turn_id)
+            if left is not None and entry is not None and entry != left:  # it has come back already
+                self._begin(entry)
+
+    async def _claim(self, turn_id: str, attempt: str) -> Claim | None:
+        """Raises `StoreUnavailable` where it is certain that this node has not claimed the turn, and will not: one that
+        alone does not reach the store must keep no turn from those that do."""
+        doubt = False
+        while not self._local.draining or doubt:
+            try:
+                return await self._store.claim(turn_id, attempt, now())
+            except StoreUnavailable as error:
+                doubt = doubt or not error.undone
+                self._apart = True
+                if not doubt:
+                    raise
+            await asyncio.sleep(STORE_RETRY_SECONDS)
+        raise StoreUnavailable(undone=True)
 
     async def _run(self, claim: Claim) -> None:
         task = await self._local.start(claim.turn, claim.thread, claim.unshown)
@@ -175,16 +196,19 @@ class Consumer:
         async with self._link.reader() as reader:
             self._reader = reader
             while not self._local.draining:
-                if not self._has_room:
-                    self._fewer.clear()
-                    await self._fewer.wait()
-                    continue
                 try:
+                    if self._apart:
+                        await self._persist(self._store.ping)
+                        self._apart = False
+                    if not self._has_room:
+                        self._fewer.clear()
+                        await self._fewer.wait()
+                        continue
                     for entry in await self._queue.take(reader, min(TURNS - len(self._taken), TAKEN_AT_ONCE)):
                         self._begin(entry)
                 except RedisDown:
                     await asyncio.sleep(RETRY_SECONDS)
-                except ResponseError as error:
+                except Exception as error:
                     await self._refused("take", error)
 
     async def _beat(self) -> None:
@@ -197,7 +221,7 @@ class Consumer:
                     await self._link.run("PING")
             except RedisDown:
                 await asyncio.sleep(RETRY_SECONDS)
-            except ResponseError as error:
+            except Exception as error:
                 await self._refused("beat", error)
             else:
                 await asyncio.sleep(self._lease_seconds / 4)
@@ -205,6 +229,9 @@ class Consumer:
     async def _keep(self, turn_id: str) -> None:
         """Have an entry for a turn whose own Redis has lost. If the turn has ended meanwhile, so has the new entry."""
         entry = await self._queue.keep(turn_id)
+        old = self._taken.get(turn_id)
+        if old is not None and old != entry:  # Redis may know both: the old one would be overdue in a lease
+            await self._queue.done(old)
         if turn_id in self._taken:
             self._taken[turn_id] = entry
         else:
@@ -214,19 +241,22 @@ class Consumer:
         while not self._local.draining:
             await asyncio.sleep(min(TAKEOVER_SECONDS, self._lease_seconds / 8))
             up_since = self._link.up_since
-            if up_since is None or time.monotonic() - up_since < GRACE_SECONDS:
+            if up_since is None or time.monotonic() - up_since < GRACE_SECONDS or self._apart or self._local.draining:
                 continue
             try:
                 for entry in await self._queue.overdue(round(self._lease_seconds * 1000)):
                     self._begin(entry, overdue=True)
             except RedisDown:
                 pass
-            except ResponseError as error:
+            except Exception as error:
                 await self._refused("take over", error)
 
-    async def _refused(self, what: str, error: ResponseError) -> None:
-        """Redis does not understand: perhaps it will when an operator has looked."""
-        _log.error("queue_refused", loop=what, reason=str(error).partition(" ")[0])
+    async def _refused(self, what: str, error: Exception) -> None:
+        """Redis refuses: perhaps it will when an operator has looked. Whatever it is, no loop ends for it."""
+        if isinstance(error, ResponseError):
+            _log.error("queue_refused", loop=what, reason=str(error).partition(" ")[0])
+        else:
+            _log.error("queue_failed", loop=what, exc_info=error)
         await asyncio.sleep(REFUSED_SECONDS)
 
     # The end.

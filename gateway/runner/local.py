@@ -123,7 +123,9 @@ class LocalRunner:
             if before is not None:
                 await before.ended.wait()
             async with log.flushing:  # nothing that is made durable before it is shown is on its way
-                await self._own(running, thread)
+                if not await self._own(running, thread):
+                    _log.info("turn_gone", turn_id=running.turn_id)
+                    return False
                 self._show_cancelled(log, unshown)
                 log.running = running
                 log.turns_started += 1
@@ -149,11 +151,14 @@ class LocalRunner:
         await self._notices.changed(log.user_id, log.thread_id)
         return stored and known
 
-    async def _own(self, running: RunningTurn, thread: Thread | None) -> None:
+    async def _own(self, running: RunningTurn, thread: Thread | None) -> bool:
+        """False if the turn is not this process' any more."""
         while True:
             try:
                 await self._logs.own(running.log, running.turn.attempt, thread)
-                return
+                return True
+            except LookupError:
+                return False
             except StoreUnavailable:
                 await asyncio.sleep(RETRY_SECONDS)
 

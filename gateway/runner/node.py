@@ -80,9 +80,8 @@ class NodeRunner:
         await self._consumer.start(turn)
 
     def _lost(self, log: ThreadLog) -> None:
-        running = self._local.in_thread(log.key)
-        if running is not None and running.log is log:
-            running.stop("interrupted")
+        if isinstance(log.running, RunningTurn):  # not the thread's next one, which may wait here for its end
+            log.running.stop("interrupted")
 
     async def cancel_running(self, thread_key: int, turn_id: str | None) -> None:
         for turn in await self._store.ask_cancel(thread_key, turn_id):

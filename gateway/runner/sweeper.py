@@ -6,6 +6,7 @@ One node sweeps at a time; that two do is no harm, for a turn is queued once how
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable
 
 import structlog
@@ -26,6 +27,8 @@ TURNS_AT_ONCE = 1000
 TURNS_IN_ALL = 20_000
 """More than all nodes run at the same time."""
 SWEEPER = "{agentline}:sweeper"
+
+_RESIGN = "if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('DEL', KEYS[1]) end return 1"
 
 _log = structlog.get_logger(__name__)
 
@@ -64,7 +67,10 @@ class Sweeper:
                 count = 0  # it may have lost something: look thoroughly once it is back
                 await asyncio.sleep(RETRY_SECONDS)
                 continue
-            except (StoreUnavailable, NodeUnavailable, ResponseError) as error:
+            except StoreUnavailable as error:
+                _log.warning("not_swept", reason=str(error))
+                await self._resign()
+            except (NodeUnavailable, ResponseError) as error:
                 _log.warning("not_swept", reason=str(error))
             except Exception:  # whatever it is, what can be swept is swept
                 _log.exception("sweep_failed")
@@ -79,6 +85,11 @@ class Sweeper:
             return False
         await self._link.run("PEXPIRE", SWEEPER, until)
         return True
+
+    async def _resign(self) -> None:
+        """Let another node sweep: perhaps this one alone does not reach the store."""
+        with contextlib.suppress(RedisDown, ResponseError):
+            await self._link.run("EVAL", _RESIGN, 1, SWEEPER, self._link.node_id)
 
     async def sweep(self, *, thorough: bool) -> None:
         """Queue what nobody runs. Raises `RedisDown`, `StoreUnavailable`."""

@@ -154,10 +154,12 @@ class Store(Protocol):
         """At most `limit` segments that hold events behind offset `after`, in order."""
         ...
 
-    async def trim(self, finished_before: int, limit: int) -> int:
-        """Forget segments all of whose events belong to turns that ended before that time; at most `limit` rows.
+    async def trim(self, finished_before: int, limit: int, behind: int = 0) -> tuple[int, int | None]:
+        """Forget segments all of whose events belong to turns that ended before that time; at most `limit` rows, of
+        some of the threads whose keys are behind `behind`.
 
-        Returns how many went. A thread's newest segments stay contiguous: only a prefix goes.
+        Returns how many went, and behind which key to go on; None if all threads were looked at. A thread's newest
+        segments stay contiguous: only a prefix goes.
         """
         ...
 

@@ -28,6 +28,9 @@ from gateway.store.records import Approval, Checkpoint, Segment, Thread
 from gateway.store.rows import APPROVAL, SEGMENT, approval_of, insert, segment_of
 from gateway.store.tables import approvals, segments, threads, turns
 
+TRIMMED_TOGETHER = 200
+"""Threads."""
+
 
 def checkpoint(connection: Connection, batch: Sequence[Checkpoint], held: Thread | None = None) -> set[int]:
     """Add each segment behind its thread's head, or again in place of one that begins where it does.
@@ -156,12 +159,20 @@ def read(connection: Connection, thread_key: int, after: int, limit: int) -> lis
     return [segment_of(row) for row in connection.execute(found)]
 
 
-def trim(connection: Connection, finished_before: int, limit: int) -> int:
+def trim(connection: Connection, finished_before: int, limit: int, behind: int) -> tuple[int, int | None]:
     """A turn's events lie between its `start` and the next one's, so all up to the least start of the turns that are
-    to be kept may go."""
+    to be kept may go.
+
+    Of a few threads at a time: what is looked at is a hundred times what goes, and grows with all that is kept.
+    """
+    keys = select(threads.c.key).where(threads.c.key > behind).order_by(threads.c.key).limit(TRIMMED_TOGETHER)
+    page = list(connection.scalars(keys))
+    if not page:
+        return 0, None
     kept = (
         select(turns.c.thread_key, func.min(turns.c.start).label("start"))
         .where(
+            turns.c.thread_key.between(page[0], page[-1]),
             turns.c.start.is_not(None),
             or_(turns.c.finished_at.is_(None), turns.c.finished_at >= finished_before),
         )
@@ -171,12 +182,18 @@ def trim(connection: Connection, finished_before: int, limit: int) -> int:
     old = (
         select(segments.c.thread_key, segments.c.first)
         .select_from(segments.outerjoin(kept, kept.c.thread_key == segments.c.thread_key))
-        .where(or_(kept.c.start.is_(None), segments.c.last <= kept.c.start))
+        .where(
+            segments.c.thread_key.between(page[0], page[-1]),
+            or_(kept.c.start.is_(None), segments.c.last <= kept.c.start),
+        )
         .order_by(segments.c.thread_key, segments.c.first)
         .limit(limit)
     )
     rows = tuple_(segments.c.thread_key, segments.c.first)
-    return connection.execute(delete(segments).where(rows.in_(old))).rowcount
+    forgotten = connection.execute(delete(segments).where(rows.in_(old))).rowcount
+    if forgotten == limit:  # there may be more of them
+        return forgotten, behind
+    return forgotten, page[-1] if len(page) == TRIMMED_TOGETHER else None
 
 
 def approval(connection: Connection, user_id: str, approval_id: str) -> Approval | None:

@@ -53,13 +53,32 @@ SERVER_SETTINGS = {
     "jit": "off",  # it takes longer than the statements
     "application_name": "agentline",
 }
+OURS = frozenset(
+    (
+        "application_name",
+        "connect_timeout",
+        "fallback_application_name",
+        "gssencmode",
+        "keepalives",
+        "keepalives_count",
+        "keepalives_idle",
+        "keepalives_interval",
+        "tcp_user_timeout",
+    )
+)
+"""Parameters of libpq about what is decided here: deadlines, the name, no GSSAPI."""
 WRITE = "BEGIN ISOLATION LEVEL READ COMMITTED"
 SNAPSHOT = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
 
 
 def driver_url(url: str) -> str:
-    """The URL as asyncpg reads it: libpq's own form, with its parameters (`sslmode`, `target_session_attrs`, …)."""
-    return f"postgresql:{url.partition(':')[2]}"
+    """The URL as asyncpg reads it: libpq's own form, with its parameters (`sslmode`, `target_session_attrs`, …).
+
+    What asyncpg does not know it gives to the server, which refuses it.
+    """
+    rest, mark, query = url.partition(":")[2].partition("?")
+    kept = [one for one in query.split("&") if one.partition("=")[0] not in OURS]
+    return f"postgresql:{rest}{mark if kept else ''}{'&'.join(kept)}"
 
 
 def _engine(url: str, settings: dict[str, str], **pool: Any) -> AsyncEngine:
@@ -90,6 +109,13 @@ async def _migrate(url: str) -> None:
             await connection.run_sync(migrate)
     finally:
         await engine.dispose()
+
+
+class _Doubt:
+    """Of one call: whether its transaction may have been committed although nobody said so."""
+
+    def __init__(self) -> None:
+        self.committing = False
 
 
 class PostgresDatabase:
@@ -183,39 +209,40 @@ class PostgresDatabase:
 
     async def _call(self, work: Callable[[Connection], T], begin: str) -> T:
         if self._closed:
-            raise StoreUnavailable("the store is closed")
+            raise StoreUnavailable("the store is closed", undone=True)
         if self._waiting >= BACKLOG:
-            raise StoreUnavailable("too many calls wait for the database")
+            raise StoreUnavailable("too many calls wait for the database", undone=True)
         self._waiting += 1
         begun = False
+        doubt = _Doubt()
         try:
             async with asyncio.timeout(CALL_SECONDS), self._slots:
                 begun = True
                 async with asyncio.timeout(WORK_SECONDS):
-                    return await self._repeated(work, begin)
+                    return await self._repeated(work, begin, doubt)
         except Exception as error:
             if begun and isinstance(error, TimeoutError):
                 self._age += 1
             if is_unavailable(error):
-                raise StoreUnavailable(reason_of(error)) from None
+                raise StoreUnavailable(reason_of(error), undone=not doubt.committing) from None
             if is_database_error(error):
                 raise without_values(error) from None
             raise
         finally:
             self._waiting -= 1
 
-    async def _repeated(self, work: Callable[[Connection], T], begin: str) -> T:
+    async def _repeated(self, work: Callable[[Connection], T], begin: str, doubt: _Doubt) -> T:
         """A transaction that lost a race was undone by the server: it is tried anew."""
         for left in reversed(range(TRIES)):
             try:
-                return await self._transaction(work, begin)
+                return await self._transaction(work, begin, doubt)
             except Exception as error:
                 if not left or not is_undone(error):
                     raise
             await asyncio.sleep(random.uniform(0, 0.02))  # noqa: S311 - to part those that met
         raise AssertionError
 
-    async def _transaction(self, work: Callable[[Connection], T], begin: str) -> T:
+    async def _transaction(self, work: Callable[[Connection], T], begin: str, doubt: _Doubt) -> T:
         connection = await self._engine.connect()
         sync = connection.sync_connection
         if sync is None:
@@ -230,6 +257,7 @@ class PostgresDatabase:
                 await driver.execute("ROLLBACK")
                 at_rest = True
                 raise
+            doubt.committing = True
             if await driver.execute("COMMIT") != "COMMIT":
                 raise RuntimeError("the transaction was undone")
             at_rest = True

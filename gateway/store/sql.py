@@ -146,8 +146,8 @@ class SqlStore:
     async def segments(self, thread_key: int, after: int, limit: int) -> list[Segment]:
         return await self._read(lambda connection: log.read(connection, thread_key, after, limit))
 
-    async def trim(self, finished_before: int, limit: int) -> int:
-        return await self._write(lambda connection: log.trim(connection, finished_before, limit))
+    async def trim(self, finished_before: int, limit: int, behind: int = 0) -> tuple[int, int | None]:
+        return await self._write(lambda connection: log.trim(connection, finished_before, limit, behind))
 
     async def thread(self, user_id: str, thread_id: str) -> Thread | None:
         return await self._read(lambda connection: threads.thread(connection, user_id, thread_id))

@@ -578,15 +578,15 @@ async def test_trim_forgets_only_a_prefix_of_ended_turns(store: Store) -> None:
     assert third is not None
     await store.checkpoint([Checkpoint(thread_key=key, epoch=1_000, segment=segment(9, 10))])
 
-    assert await store.trim(DAY, 100) == 0
-    assert await store.trim(DAY + 1, 1) == 1
+    assert (await store.trim(DAY, 100))[0] == 0
+    assert (await store.trim(DAY + 1, 1))[0] == 1
     assert await log_of(store, key) == [(3, 4), (5, 6), (7, 8), (9, 10)]
-    assert await store.trim(DAY + 1, 100) == 1
+    assert (await store.trim(DAY + 1, 100))[0] == 1
     assert await log_of(store, key) == [(5, 6), (7, 8), (9, 10)]
-    assert await store.trim(9 * DAY, 100) == 2
+    assert (await store.trim(9 * DAY, 100))[0] == 2
     assert await log_of(store, key) == [(9, 10)]
     await store.finish(end(third, 11, 12, at=3 * DAY))
-    assert await store.trim(9 * DAY, 100) == 2
+    assert (await store.trim(9 * DAY, 100))[0] == 2
     thread = await store.thread_by_key(key)
     assert thread is not None
     assert thread.head == 12
@@ -599,7 +599,7 @@ async def test_trim_keeps_a_segment_that_also_holds_events_of_a_later_turn(store
     second = await store.accept(new("2"))
     await store.checkpoint([Checkpoint(thread_key=key, epoch=1_000, segment=segment(1, 6))])
     assert second.turn.start == 4
-    assert await store.trim(9 * DAY, 100) == 0
+    assert (await store.trim(9 * DAY, 100))[0] == 0
 
 
 async def test_trim_keeps_a_later_old_segment_behind_one_that_must_stay(store: Store) -> None:
@@ -608,8 +608,24 @@ async def test_trim_keeps_a_later_old_segment_behind_one_that_must_stay(store: S
     key = first.thread.key
     await store.finish(end(first, 1, 4, at=5 * DAY))
     await store.finish(end(await store.accept(new("2")), 5, 8, at=DAY))
-    assert await store.trim(2 * DAY, 100) == 0
+    assert (await store.trim(2 * DAY, 100))[0] == 0
     assert await log_of(store, key) == [(1, 4), (5, 8)]
+
+
+async def test_trim_goes_through_all_threads_a_few_at_a_time(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gateway.store.log.TRIMMED_TOGETHER", 2)
+    keys = []
+    for n in range(5):
+        accepted = await store.accept(new(str(n), thread_id=f"t-{n}"))
+        await store.checkpoint([Checkpoint(thread_key=accepted.thread.key, epoch=1_000, segment=segment(1, 2))])
+        await store.finish(end(accepted, 3, 4, at=9 * DAY if n == 1 else DAY))
+        keys.append(accepted.thread.key)
+    assert await store.trim(2 * DAY, 1) == (1, 0)
+    assert await store.trim(2 * DAY, 9) == (1, keys[1])
+    assert await store.trim(2 * DAY, 9, keys[1]) == (4, keys[3])
+    assert await store.trim(2 * DAY, 9, keys[3]) == (2, None)
+    assert await store.trim(2 * DAY, 9, keys[4]) == (0, None)
+    assert [len(await log_of(store, key)) for key in keys] == [0, 2, 0, 0, 0]
 
 
 # Threads and messages

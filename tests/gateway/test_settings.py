@@ -227,12 +227,27 @@ def test_a_redis_url_with_an_option_that_would_change_how_redis_is_spoken_to_is_
 
 
 @pytest.mark.parametrize(
-    "url", ["redis://h", "redis://h?db=3", "rediss://u:p@h:1/2?ssl_ca_certs=/ca.pem", "unix:///r.s"]
+    "url", ["redis://h", "redis://h?db=3", "rediss://u:p%40@h:1/2?ssl_ca_certs={ca}", "unix:///r.s"]
 )
 def test_a_redis_url_may_name_a_database_a_socket_and_certificates(home: Path, url: str) -> None:
+    (home / "ca.pem").touch()
+    url = url.format(ca=home / "ca.pem")
     given = load(home, **NODES | {"AGENTLINE_REDIS_URL": url}).redis_url
     assert given is not None
     assert given.get_secret_value() == url
+
+
+@pytest.mark.parametrize(
+    ("query", "said"),
+    [
+        ("ssl_ca_certs=/none", "names with ssl_ca_certs a file that is not there"),
+        ("ssl_cert_reqs=perhaps", "has for ssl_cert_reqs something else than required, optional or none"),
+        ("ssl_check_hostname=perhaps", "has for ssl_check_hostname something else than true or false"),
+    ],
+)
+def test_a_redis_url_with_settings_of_tls_that_cannot_work_is_refused(home: Path, query: str, said: str) -> None:
+    url = f"rediss://:{SECRET}@h/0?{query}"
+    assert refusal(home, **NODES | {"AGENTLINE_REDIS_URL": url}) == f"AGENTLINE_REDIS_URL is wrong: {said}"
 
 
 def test_agents_are_merged_by_name_over_the_defaults_and_over_all_sources(home: Path) -> None:

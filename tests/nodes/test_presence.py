@@ -36,7 +36,8 @@ from gateway.nodes.presence import Presence, Standing
 
 async def main():
     async with RedisLink(sys.argv[1]) as link:
-        await Presence(lambda: Standing(connections={"demo": 7}, running=1, lease_seconds=3), link).run()
+        said = Standing(connections={"demo": 7}, running=1, lease_seconds=3, installation="i")
+        await Presence(lambda: said, link).run()
 
 asyncio.run(main())
 """
@@ -50,8 +51,15 @@ class Here:
         self.sockets: dict[str, int] = {}
         self.running = 0
         self.lease_seconds = 3.0
+        self.installation = "i"
         self.presence = Presence(
-            lambda: Standing(connections=self.sockets, running=self.running, lease_seconds=self.lease_seconds), link
+            lambda: Standing(
+                connections=self.sockets,
+                running=self.running,
+                lease_seconds=self.lease_seconds,
+                installation=self.installation,
+            ),
+            link,
         )
 
     async def counts(self) -> dict[str, int]:

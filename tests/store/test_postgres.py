@@ -10,6 +10,7 @@ import traceback
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
+import asyncpg  # type: ignore[import-untyped]  # it ships no types
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
@@ -346,3 +347,36 @@ async def test_an_error_of_a_statement_names_no_values(store: SqlStore) -> None:
         assert "hunter2" not in "".join(traceback.format_exception(caught.value))
         assert "m-1" not in "".join(traceback.format_exception(caught.value))
     await store.ping()
+
+
+async def test_it_is_known_whether_a_transaction_that_was_lost_may_have_been_committed(
+    store: SqlStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    execute, lost = asyncpg.Connection.execute, "BEGIN"
+
+    async def losing(driver: asyncpg.Connection, query: str) -> str:
+        said: str = await execute(driver, query)
+        if query.startswith(lost):
+            raise ConnectionResetError
+        return said
+
+    monkeypatch.setattr(asyncpg.Connection, "execute", losing)
+    for lost, undone in (("BEGIN", True), ("COMMIT", False)):  # noqa: B007 - `losing` reads it
+        with pytest.raises(StoreUnavailable) as raised:
+            await store.database.write(sql("SELECT 1"))
+        assert raised.value.undone is undone
+
+
+async def test_what_operators_write_behind_the_url_for_libpq_is_taken(postgres_url: str) -> None:
+    url = postgres_url.replace("postgresql://", "postgresql+asyncpg://")
+    query = "sslmode=prefer&connect_timeout=10&keepalives=1&keepalives_idle=30&application_name=mine&gssencmode=disable"
+    async with SqlStore.open(f"{url}?{query}") as store:
+        assert await store.database.read(sql("SHOW application_name")) == "agentline"
+    async with SqlStore.open(f"{url}?connect_timeout=10"):
+        pass
+
+
+async def test_what_only_libpq_could_keep_is_refused_in_words(postgres_url: str) -> None:
+    with pytest.raises(StoreUnavailable, match=r'unrecognized configuration parameter "channel_binding"'):
+        async with SqlStore.open(f"{postgres_url}?channel_binding=require"):
+            pass
