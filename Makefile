@@ -22,7 +22,7 @@ test-agents: $(VENV)/.agents
 
 # Many nodes: gateways that are killed, frozen and restarted over a real Postgres and a real Redis, both from wheels.
 test-cluster: $(VENV)/.dev
-	$(PYTEST) -m "cluster and not soak" $(ARGS)
+	$(PYTEST) -m "cluster and not soak" --numprocesses 2 --dist loadfile $(ARGS)
 
 # The console in Chromium, which must be on PATH.
 test-web: $(VENV)/.dev
