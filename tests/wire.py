@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import ssl
 import struct
 from types import TracebackType
 from typing import Self
@@ -19,11 +20,13 @@ class Over(Exception):
 class Wire:
     """Listens on a port of 127.0.0.1 that stays its own, and leads what comes to `target`, another such port.
 
-    With `refuse` set it takes no new connection. Who wants to look at the bytes on their way overrides `_pump`.
+    With `refuse` set it takes no new connection; given `tls`, it speaks that to those who come. Who wants to look at
+    the bytes on their way overrides `_pump`.
     """
 
-    def __init__(self, target: int) -> None:
+    def __init__(self, target: int, tls: ssl.SSLContext | None = None) -> None:
         self._target = target
+        self._tls = tls
         self.refuse = False
         self._flows = asyncio.Event()
         self._flows.set()
@@ -67,7 +70,7 @@ class Wire:
                 await asyncio.wait(list(self._pipes), return_when=asyncio.FIRST_COMPLETED)
 
     async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port, backlog=512)
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port, backlog=512, ssl=self._tls)
         self.port = self._server.sockets[0].getsockname()[1]
         return self
 

@@ -13,6 +13,7 @@ import uvloop
 from redis.exceptions import ResponseError
 
 from gateway.nodes.link import RedisDown, RedisLink
+from tests.fakes.push_tls import make_authority
 from tests.nodes.conftest import eventually
 from tests.redis_server import RedisServer
 from tests.wire import Wire
@@ -127,3 +128,22 @@ async def test_redis_may_be_reached_through_a_socket_of_the_file_system() -> Non
             await link.run("XADD", "stream", "1-1", "name", "value")
             ((stream, entries),) = await reader.read("XREAD", "STREAMS", "stream", "0")
             assert (stream, entries) == (b"stream", [(b"1-1", {b"name": b"value"})])
+
+
+async def test_redis_may_be_reached_through_tls_and_only_where_its_certificate_is_known(
+    redis: RedisServer, tmp_path: Path
+) -> None:
+    authority = make_authority(tmp_path)
+    async with Wire(redis.port, tls=authority.context()) as wire:
+        url = f"rediss://127.0.0.1:{wire.port}/0"
+        async with RedisLink(f"{url}?ssl_ca_certs={authority.ca_path}") as link, link.reader() as reader:
+            await link.run("XADD", "stream", "1-1", "name", "value")
+            assert await reader.read("XREAD", "STREAMS", "stream", "0")
+            wire.cut()
+            with pytest.raises(RedisDown):
+                await link.run("PING")
+            wire.mend()
+            await link.run("PING")
+        async with RedisLink(url) as link:
+            with pytest.raises(RedisDown, match="certificate verify failed"):
+                await link.run("PING")
