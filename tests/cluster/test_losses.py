@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Callable
 import pytest
 
 from tests.cluster.conftest import NewCluster
-from tests.cluster.test_outages import USERS, Outage, through
+from tests.cluster.outages import USERS, Outage, through
 from tests.redis_server import RedisServer
 
 
