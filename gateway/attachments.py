@@ -15,7 +15,7 @@ from gateway.clock import now
 from gateway.errors import BadFrame, NotFound, StoreUnavailable, TooLarge, UnsupportedType
 from gateway.filetypes import HEAD_BYTES, TAKEN, content_type_of, usual_name
 from gateway.ids import new_id
-from gateway.store.base import Store
+from gateway.store.base import RETRY_SECONDS, Store
 from gateway.store.records import Attachment
 from gateway.text import normalise
 from providers import Attachment as ProviderAttachment
@@ -117,19 +117,24 @@ class Attachments:
         ]
 
     def for_provider(self, user_id: str, shown: Sequence[Mapping[str, Any]]) -> tuple[ProviderAttachment, ...]:
-        """The attachments of a message as providers get them: read when a provider asks, not before."""
+        """The attachments of a message as providers get them: read when a provider asks, not before; while the store is
+        away, it waits for as long as its deadlines allow."""
         return tuple(self._for_provider(user_id, one) for one in shown)
 
     def _for_provider(self, user_id: str, shown: Mapping[str, Any]) -> ProviderAttachment:
         attachment_id = str(shown["id"])
 
         async def read() -> bytes:
-            try:
-                attachment = await self.get(user_id, attachment_id)
-                pieces = await self._bytes.open(attachment.sha256, attachment.size)
-                return b"".join([piece async for piece in pieces])
-            except (NotFound, LookupError, OSError):
-                raise ProviderError("invalid_request", "An attachment of this conversation cannot be read.") from None
+            while True:
+                try:
+                    attachment = await self.get(user_id, attachment_id)
+                    pieces = await self._bytes.open(attachment.sha256, attachment.size)
+                    return b"".join([piece async for piece in pieces])
+                except (NotFound, LookupError, OSError):
+                    said = "An attachment of this conversation cannot be read."
+                    raise ProviderError("invalid_request", said) from None
+                except StoreUnavailable:
+                    await asyncio.sleep(RETRY_SECONDS)
 
         return ProviderAttachment(attachment_id, shown["name"], shown["content_type"], shown["size"], read)
 

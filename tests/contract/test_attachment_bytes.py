@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -11,7 +11,7 @@ import pytest
 from gateway.attachmentbytes import LEFT_ALONE_SECONDS, StoredBytes
 from gateway.attachments import Attachments
 from gateway.clock import now
-from gateway.errors import AttachmentsFull, NotFound, TooLarge
+from gateway.errors import AttachmentsFull, NotFound, StoreUnavailable, TooLarge
 from gateway.store.records import Attachment
 from gateway.store.sql import SqlStore
 from providers import ProviderError
@@ -62,6 +62,27 @@ async def test_the_same_content_is_kept_once_and_every_byte_comes_back(
     assert await read(attachments, first) == content
     (given,) = attachments.for_provider("bob", await attachments.shown("bob", [second.attachment_id]))
     assert await given.read() == content
+
+
+async def test_a_provider_that_reads_while_the_store_is_away_gets_the_bytes_when_it_is_back(
+    node: tuple[SqlStore, Attachments], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, attachments = node
+    one = await attachments.take("alice", None, pieces(PNG))
+    (given,) = attachments.for_provider("alice", await attachments.shown("alice", [one.attachment_id]))
+    found, tries = store.attachments, 0
+
+    async def away(user_id: str, ids: Sequence[str]) -> list[Attachment]:
+        nonlocal tries
+        tries += 1
+        if tries == 1:
+            raise StoreUnavailable("it is away")
+        return await found(user_id, ids)
+
+    monkeypatch.setattr(store, "attachments", away)
+    async with asyncio.timeout(5):
+        assert await given.read() == PNG
+    assert tries == 2
 
 
 async def test_bytes_go_with_the_last_attachment_that_has_them(
