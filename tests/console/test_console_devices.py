@@ -272,9 +272,10 @@ async def test_a_message_taken_back_while_it_waited_and_an_answer_stopped_before
     await expect(page.locator(".message.assistant.running")).to_have_count(1)
     await send(page, "/echo never said")
     await expect(page.locator(".pending")).to_contain_text("never said")
-    pending = await page.evaluate("JSON.parse(localStorage.getItem('agentline.pending'))")
+    # Its turn is known once it is accepted, which is later than it is shown.
+    turn = await page.wait_for_function("JSON.parse(localStorage.getItem('agentline.pending')).at(-1)?.turnId")
     async with gateway.http() as http:
-        await http.post(f"/api/turns/{pending[-1]['turnId']}/cancel")
+        await http.post(f"/api/turns/{await turn.json_value()}/cancel")
     await page.get_by_role("button", name="Stop the answer").click()
     await finished(page, 2)
     notes = page.locator(".note")
