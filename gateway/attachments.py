@@ -15,7 +15,7 @@ from gateway.clock import now
 from gateway.errors import BadFrame, NotFound, StoreUnavailable, TooLarge, UnsupportedType
 from gateway.filetypes import HEAD_BYTES, TAKEN, content_type_of, usual_name
 from gateway.ids import new_id
-from gateway.store.base import RETRY_SECONDS, Store
+from gateway.store.base import STORE_RETRY_SECONDS, Store
 from gateway.store.records import Attachment
 from gateway.text import normalise
 from providers import Attachment as ProviderAttachment
@@ -134,7 +134,7 @@ class Attachments:
                     said = "An attachment of this conversation cannot be read."
                     raise ProviderError("invalid_request", said) from None
                 except StoreUnavailable:
-                    await asyncio.sleep(RETRY_SECONDS)
+                    await asyncio.sleep(STORE_RETRY_SECONDS)
 
         return ProviderAttachment(attachment_id, shown["name"], shown["content_type"], shown["size"], read)
 

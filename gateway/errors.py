@@ -157,7 +157,7 @@ class StoreUnavailable(GatewayError):
     code, status, retryable = "unavailable", 503, True
 
     def __init__(self, reason: str = "the database does not answer", *, undone: bool = False) -> None:
-        super().__init__("the server cannot reach its database: nothing was changed, try again")
+        super().__init__("the server cannot reach its database: try again")
         self.reason = reason
         self.undone = undone
         """Whether it is certain that nothing was changed."""

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Annotated, Any, TypeAlias
 from urllib.parse import parse_qsl, urlsplit
 
@@ -88,8 +88,8 @@ def _redis_url(value: SecretStr) -> SecretStr:
     if not options.keys() <= set(known):
         raise ValueError(f"has an option that is not known here; known: {', '.join(known)}")
     for name in options.keys() & set(_REDIS_TLS_FILES):
-        if not Path(options[name]).is_file():
-            raise ValueError(f"names with {name} a file that is not there")
+        if not os.access(options[name], os.R_OK):
+            raise ValueError(f"names with {name} a file that cannot be read")
     for name in options.keys() & _REDIS_TLS_WORDS.keys():
         if options[name] not in (words := _REDIS_TLS_WORDS[name]):
             raise ValueError(f"has for {name} something else than {', '.join(words[:-1])} or {words[-1]}")

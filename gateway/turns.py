@@ -32,6 +32,8 @@ from providers import Message
 TITLE_CHARS = 80
 DELETIONS = 5
 """How often a thread is tried to be deleted in which messages go on to be accepted."""
+DELETION_SECONDS = 0.1
+"""Between two of these tries: what was accepted last may be about to begin."""
 STEERED = 100
 """Messages handed to one turn that its retry repeats."""
 
@@ -234,6 +236,7 @@ class TurnEngine:
             except Busy:  # a message was accepted meanwhile: its turn is to be stopped as well
                 if not others:
                     raise
+            await asyncio.sleep(DELETION_SECONDS)
 
     async def _delete_at_rest(self, user_id: str, thread_id: str) -> None:
         thread = await self._store.thread(user_id, thread_id)

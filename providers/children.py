@@ -142,7 +142,7 @@ class Child:
         return self._process.returncode is None
 
     async def stop(self, *, at_once: bool = False) -> None:
-        """End the child and all its descendants; returns when they are gone, within about ten seconds.
+        """End the child and all its descendants; returns when they are gone, within twelve seconds.
 
         Nobody may be reading `stdout` any more. Cancelled, however often, it ends them at once, and only then lets
         the cancellation pass.

@@ -24,7 +24,7 @@ from gateway.ids import new_id
 from gateway.request_deadline import DROP
 from gateway.senddeadline import SendDeadline
 from gateway.services import Services
-from gateway.store.base import RETRY_SECONDS
+from gateway.store.base import STORE_RETRY_SECONDS
 
 HEARTBEAT = b": heartbeat\n\n"
 """A comment: clients pass over it, and proxies see that the connection lives."""
@@ -197,7 +197,7 @@ class EventStream(Response):
         except LookupError:
             pass  # the thread is being deleted
         except StoreUnavailable:
-            await asyncio.sleep(RETRY_SECONDS)
+            await asyncio.sleep(STORE_RETRY_SECONDS)
             return False
         return self._connection.caught_up
 

@@ -8,7 +8,7 @@ from gateway.connection import Connection
 from gateway.errors import NotFound, StoreUnavailable
 from gateway.follow import Follow
 from gateway.services import Services
-from gateway.store.base import RETRY_SECONDS
+from gateway.store.base import STORE_RETRY_SECONDS
 
 BURST = 32
 """Frames after which a sender lets others run: uvicorn's `send` returns at once until 64 KiB wait."""
@@ -23,4 +23,4 @@ async def catch_up(connection: Connection, follow: Follow, services: Services) -
     except NotFound:
         connection.unfollow(thread_id)
     except StoreUnavailable:
-        await asyncio.sleep(RETRY_SECONDS)
+        await asyncio.sleep(STORE_RETRY_SECONDS)

@@ -148,7 +148,7 @@ class LocalEventLog:
 
         Raises:
             LookupError: the thread is gone, or another node has ended the turn since this one has claimed it.
-            StoreUnavailable
+            StoreUnavailable: call again.
         """
 
     async def disown(self, log: ThreadLog, attempt: str | None) -> bool:

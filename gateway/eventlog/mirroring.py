@@ -15,17 +15,17 @@ from gateway.errors import StoreUnavailable
 from gateway.eventlog.local import EVENTS_AT_REST, EVENTS_IN_MEMORY
 from gateway.eventlog.log import ThreadLog
 from gateway.eventlog.stream import STARTS, batch_of, key_of, place
-from gateway.nodes.link import BLOCK_MS, RETRY_SECONDS, Reader, RedisDown, RedisLink
+from gateway.nodes.link import BLOCK_MS, REFUSED_SECONDS, RETRY_SECONDS, Reader, RedisDown, RedisLink
 from gateway.protocol import Done, Event, UserMessage
 from gateway.view import TurnView
 
 ENTRIES_AT_ONCE = 256
 """Of each stream."""
 LOOKS_AT_ONCE = 500
-REFUSED_SECONDS = 1.0
-"""Before another try when Redis answers, but refuses."""
 REFILL_SECONDS = 0.25
 """Between two tries to have from the store what is missing."""
+CHECKS = 16
+"""Logs that are held against the store at the same time."""
 POKE_MS = 60_000
 
 _log = structlog.get_logger(__name__)
@@ -80,6 +80,7 @@ class Mirrors:
         """Those that are not read while what comes before is fetched from the store."""
         self._checked: set[bytes] = set()
         """Those that are just being held against the store."""
+        self._checking = asyncio.Semaphore(CHECKS)
         self._started: bytes | None = None
         """Up to where it was read which logs begin to grow; None: unknown, and all must be looked at."""
         self._poke = f"agentline:poke:{link.node_id}".encode()
@@ -150,7 +151,8 @@ class Mirrors:
         try:
             while self._growing.get(key) is log:
                 try:
-                    await self._refill(log)
+                    async with self._checking:
+                        await self._refill(log)
                     break
                 except LookupError:
                     break

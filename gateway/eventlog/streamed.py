@@ -131,7 +131,8 @@ class StreamedEventLog(LocalEventLog):
             before = log.head
             events = await self.read(log, before)
             if not events:
-                await self._renew(log)
+                if log.head == before:
+                    await self._renew(log)
                 return
             for event in events[log.head - before :]:
                 append(log, event)

@@ -18,7 +18,7 @@ from redis.exceptions import ResponseError
 
 from gateway.errors import NodeUnavailable
 from gateway.ids import new_id
-from gateway.nodes.link import BLOCK_MS, RETRY_SECONDS, RedisDown, RedisLink
+from gateway.nodes.link import BLOCK_MS, REFUSED_SECONDS, RETRY_SECONDS, RedisDown, RedisLink
 
 __all__ = ["ASK_SECONDS", "STREAM", "Control", "Entry", "Handler", "RedisControl", "Solo"]
 
@@ -37,8 +37,6 @@ HANDLERS = 256
 HANDLER_SECONDS = 30.0
 FLUSH_SECONDS = 1.0
 """What still waits when the node stops may take so long to be sent."""
-REFUSED_SECONDS = 1.0
-"""Before another try when Redis answers, but refuses."""
 FIELD = b"message"
 
 Handler: TypeAlias = Callable[[dict[str, Any]], Awaitable[Any]]

@@ -33,6 +33,8 @@ IDLE_SECONDS = 30.0
 """After which Redis, or something on the way, may have dropped a connection."""
 RETRY_SECONDS = 0.1
 """Between two tries while Redis is down."""
+REFUSED_SECONDS = 1.0
+"""Before another try when Redis answers, but refuses."""
 
 CLOSED = "the handler is closed"
 """What uvloop says, as a bare RuntimeError, of a write to a connection that the other side has reset."""

@@ -1,4 +1,4 @@
-"""Which nodes there are, and what each says of itself: for health, and for nothing that must be right."""
+"""Which nodes there are, and what each says of itself: for health, and to be warned of wrong settings."""
 
 from __future__ import annotations
 
@@ -55,6 +55,7 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True):
     running: int
     """Turns."""
     lease_seconds: float
+    """As it is set there."""
     installation: str
     """As `installation_of` says."""
 
@@ -89,6 +90,8 @@ class Presence:
         self._news = asyncio.Event()
         self._differs = False
         """Whether a node with another lease was seen the last time."""
+        self._shared = False
+        """Whether a node with another database was."""
         self.node_id = "" if link is None else link.node_id
 
     def changed(self) -> None:
@@ -140,3 +143,7 @@ class Presence:
         if len(leases) > 1 and not self._differs:
             _log.warning("leases_differ", lease_seconds=own.lease_seconds, others=sorted(leases - {own.lease_seconds}))
         self._differs = len(leases) > 1
+        strangers = [node_id for node_id, one in nodes.items() if one.installation != own.installation]
+        if strangers and not self._shared:
+            _log.error("redis_shared", others=len(strangers))  # they end each other's turns
+        self._shared = bool(strangers)

@@ -24,11 +24,10 @@ from gateway.errors import StoreUnavailable
 from gateway.eventlog.streamed import StreamedEventLog
 from gateway.ids import new_id
 from gateway.logs import log_failure
-from gateway.nodes.link import RETRY_SECONDS, Reader, RedisDown, RedisLink
+from gateway.nodes.link import REFUSED_SECONDS, RETRY_SECONDS, Reader, RedisDown, RedisLink
 from gateway.nodes.queue import Entry, TurnQueue
 from gateway.runner.local import LocalRunner
-from gateway.store.base import RETRY_SECONDS as STORE_RETRY_SECONDS
-from gateway.store.base import Store
+from gateway.store.base import STORE_RETRY_SECONDS, Store
 from gateway.store.records import Claim, Turn
 
 TURNS = 1000
@@ -38,8 +37,6 @@ GRACE_SECONDS = 1.5
 """After an outage of Redis, before anything is taken over: those who live say so first."""
 TAKEOVER_SECONDS = 0.5
 """Between two looks for turns whose node is dead, at most; less where the lease is short."""
-REFUSED_SECONDS = 1.0
-"""Before another try when Redis answers, but refuses."""
 STOPPING_SECONDS = 1.0
 SETTLING_SECONDS = 2.0
 """How long a node that stops tries to tell Redis of the turns that it has ended. Else another node finds out."""
@@ -122,7 +119,7 @@ class Consumer:
         try:
             try:
                 claim = await self._claim(turn_id, attempt)
-            except StoreUnavailable:  # or the queue gave it while this node was about to stop asking
+            except StoreUnavailable:  # or this node stops
                 left = self._taken[turn_id]
                 await (self._queue.expose(left) if overdue else self._queue.give_back(left))
                 return
@@ -198,6 +195,7 @@ class Consumer:
             while not self._local.draining:
                 try:
                     if self._apart:
+                        await asyncio.sleep(STORE_RETRY_SECONDS)  # it may answer, and yet take nothing
                         await self._persist(self._store.ping)
                         self._apart = False
                     if not self._has_room:
@@ -227,7 +225,8 @@ class Consumer:
                 await asyncio.sleep(self._lease_seconds / 4)
 
     async def _keep(self, turn_id: str) -> None:
-        """Have an entry for a turn whose own Redis has lost. If the turn has ended meanwhile, so has the new entry."""
+        """Have an entry for a turn whose own Redis has lost. If the turn is not this node's any more, who gets the new
+        entry finds out what has become of it."""
         entry = await self._queue.keep(turn_id)
         old = self._taken.get(turn_id)
         if old is not None and old != entry:  # Redis may know both: the old one would be overdue in a lease
@@ -235,7 +234,7 @@ class Consumer:
         if turn_id in self._taken:
             self._taken[turn_id] = entry
         else:
-            await self._queue.done(entry)
+            await self._queue.give_back(entry)
 
     async def _take_over(self) -> None:
         while not self._local.draining:

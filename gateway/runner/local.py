@@ -33,7 +33,7 @@ from gateway.pushing import Pushing
 from gateway.runner.running import RunningTurn
 from gateway.runner.stream import ProviderStreams
 from gateway.runner.verdict import INTERRUPTED, Ending, Failure, verdict
-from gateway.store.base import RETRY_SECONDS, Store
+from gateway.store.base import STORE_RETRY_SECONDS, Store
 from gateway.store.records import Accepted, Checkpoint, NewTurn, Outcome, Thread, Turn
 
 _log = structlog.get_logger(__name__)
@@ -99,7 +99,7 @@ class LocalRunner:
                 log = await self._logs.hold(turn.thread_key)
                 break
             except StoreUnavailable:
-                await asyncio.sleep(RETRY_SECONDS)
+                await asyncio.sleep(STORE_RETRY_SECONDS)
         running = RunningTurn(turn, log, self._agents.of(turn.agent), self._frame_bytes)
         before = self._by_thread.get(log.key)
         self._by_thread[log.key] = self._by_turn[turn.turn_id] = running
@@ -160,7 +160,7 @@ class LocalRunner:
             except LookupError:
                 return False
             except StoreUnavailable:
-                await asyncio.sleep(RETRY_SECONDS)
+                await asyncio.sleep(STORE_RETRY_SECONDS)
 
     async def _finish(
         self, running: RunningTurn, status: Ending, failure: Failure | None, epoch: int | None = None
@@ -215,7 +215,7 @@ class LocalRunner:
                 else:
                     self._show_end(log, done, checkpoint)
                     break
-            await asyncio.sleep(RETRY_SECONDS)
+            await asyncio.sleep(STORE_RETRY_SECONDS)
         self._pushing.wake()
         self._metrics.turn_ended(running.agent.name, status, None if failure is None else failure.code)
         _log.info(

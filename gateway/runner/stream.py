@@ -17,7 +17,7 @@ from gateway.deadlines import CLOSING_SECONDS
 from gateway.eventlog.local import LocalEventLog
 from gateway.metrics import Metrics
 from gateway.runner.running import RunningTurn
-from gateway.store.base import RETRY_SECONDS, Store, StoreUnavailable
+from gateway.store.base import STORE_RETRY_SECONDS, Store, StoreUnavailable
 from providers import ApprovalRequest, Decision, Message, Provider, ProviderError
 from providers import Turn as ProviderTurn
 
@@ -142,7 +142,7 @@ class ProviderStreams:
                 try:
                     return await self._turn(running)
                 except StoreUnavailable:
-                    await asyncio.sleep(RETRY_SECONDS)
+                    await asyncio.sleep(STORE_RETRY_SECONDS)
         finally:
             running.deadlines.resume()
 

@@ -34,9 +34,9 @@ from gateway.store.records import (
 from notifications.outbox import OutboxStore
 from notifications.records import Device, Platform
 
-__all__ = ["RETRY_SECONDS", "IdConflict", "QueueFull", "Store", "StoreUnavailable", "WrongAgent"]
+__all__ = ["STORE_RETRY_SECONDS", "IdConflict", "QueueFull", "Store", "StoreUnavailable", "WrongAgent"]
 
-RETRY_SECONDS = 0.5
+STORE_RETRY_SECONDS = 0.5
 """Between two tries of what must be stored or read, while the database does not answer."""
 
 

@@ -240,7 +240,7 @@ def test_a_redis_url_may_name_a_database_a_socket_and_certificates(home: Path, u
 @pytest.mark.parametrize(
     ("query", "said"),
     [
-        ("ssl_ca_certs=/none", "names with ssl_ca_certs a file that is not there"),
+        ("ssl_ca_certs=/none", "names with ssl_ca_certs a file that cannot be read"),
         ("ssl_cert_reqs=perhaps", "has for ssl_cert_reqs something else than required, optional or none"),
         ("ssl_check_hostname=perhaps", "has for ssl_check_hostname something else than true or false"),
     ],
