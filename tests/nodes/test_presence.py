@@ -291,3 +291,16 @@ async def test_nodes_that_judge_each_other_by_different_leases_say_so_once(redis
                 await one.counted({"demo": 2 * sockets})
                 await other.counted({"demo": 2 * sockets})
             assert said() == [(3.0, [30.0]), (30.0, [3.0])]
+
+
+async def test_a_node_that_meets_one_of_another_installation_says_so_once(redis: RedisServer) -> None:
+    with capture_logs() as logs:
+        async with present(redis) as one, present(redis) as other:
+            other.installation = "another"
+            for sockets in range(1, 4):
+                one.sockets, other.sockets = {"demo": sockets}, {"demo": sockets}
+                one.presence.changed()
+                other.presence.changed()
+                await one.counted({"demo": 2 * sockets})
+                await other.counted({"demo": 2 * sockets})
+            await eventually(lambda: sum(entry["event"] == "redis_shared" for entry in logs) == 2)
