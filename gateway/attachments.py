@@ -15,7 +15,7 @@ from gateway.clock import now
 from gateway.errors import BadFrame, NotFound, StoreUnavailable, TooLarge, UnsupportedType
 from gateway.filetypes import HEAD_BYTES, TAKEN, content_type_of, usual_name
 from gateway.ids import new_id
-from gateway.store.base import STORE_RETRY_SECONDS, Store
+from gateway.store.base import Store, once_it_answers
 from gateway.store.records import Attachment
 from gateway.text import normalise
 from providers import Attachment as ProviderAttachment
@@ -124,17 +124,16 @@ class Attachments:
     def _for_provider(self, user_id: str, shown: Mapping[str, Any]) -> ProviderAttachment:
         attachment_id = str(shown["id"])
 
+        async def found() -> bytes:
+            attachment = await self.get(user_id, attachment_id)
+            pieces = await self._bytes.open(attachment.sha256, attachment.size)
+            return b"".join([piece async for piece in pieces])
+
         async def read() -> bytes:
-            while True:
-                try:
-                    attachment = await self.get(user_id, attachment_id)
-                    pieces = await self._bytes.open(attachment.sha256, attachment.size)
-                    return b"".join([piece async for piece in pieces])
-                except (NotFound, LookupError, OSError):
-                    said = "An attachment of this conversation cannot be read."
-                    raise ProviderError("invalid_request", said) from None
-                except StoreUnavailable:
-                    await asyncio.sleep(STORE_RETRY_SECONDS)
+            try:
+                return await once_it_answers(found)
+            except (NotFound, LookupError, OSError):
+                raise ProviderError("invalid_request", "An attachment of this conversation cannot be read.") from None
 
         return ProviderAttachment(attachment_id, shown["name"], shown["content_type"], shown["size"], read)
 

@@ -87,8 +87,9 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         Pushing.open(settings, store) as pushing,
         Agents.open(settings) as agents,
     ):
-        installation = await installation_of(store)
+        installation = ""
         if link is not None:
+            installation = await installation_of(store)
             await expect_own(link, installation)
         control: Control = Solo() if link is None else RedisControl(link)
         device_tokens = DeviceTokens(store, users_of(settings), control)

@@ -33,7 +33,7 @@ from gateway.pushing import Pushing
 from gateway.runner.running import RunningTurn
 from gateway.runner.stream import ProviderStreams
 from gateway.runner.verdict import INTERRUPTED, Ending, Failure, verdict
-from gateway.store.base import STORE_RETRY_SECONDS, Store
+from gateway.store.base import STORE_RETRY_SECONDS, Store, once_it_answers
 from gateway.store.records import Accepted, Checkpoint, NewTurn, Outcome, Thread, Turn
 
 _log = structlog.get_logger(__name__)
@@ -94,12 +94,7 @@ class LocalRunner:
         waited, and nobody has logged that yet. The task ends with the turn. Its result: whether its end was stored by
         this task, and is known to everybody who reads the log.
         """
-        while True:
-            try:
-                log = await self._logs.hold(turn.thread_key)
-                break
-            except StoreUnavailable:
-                await asyncio.sleep(STORE_RETRY_SECONDS)
+        log = await once_it_answers(lambda: self._logs.hold(turn.thread_key))
         running = RunningTurn(turn, log, self._agents.of(turn.agent), self._frame_bytes)
         before = self._by_thread.get(log.key)
         self._by_thread[log.key] = self._by_turn[turn.turn_id] = running
@@ -153,14 +148,11 @@ class LocalRunner:
 
     async def _own(self, running: RunningTurn, thread: Thread | None) -> bool:
         """False if the turn is not this process' any more."""
-        while True:
-            try:
-                await self._logs.own(running.log, running.turn.attempt, thread)
-                return True
-            except LookupError:
-                return False
-            except StoreUnavailable:
-                await asyncio.sleep(STORE_RETRY_SECONDS)
+        try:
+            await once_it_answers(lambda: self._logs.own(running.log, running.turn.attempt, thread))
+        except LookupError:
+            return False
+        return True
 
     async def _finish(
         self, running: RunningTurn, status: Ending, failure: Failure | None, epoch: int | None = None

@@ -17,7 +17,7 @@ from gateway.deadlines import CLOSING_SECONDS
 from gateway.eventlog.local import LocalEventLog
 from gateway.metrics import Metrics
 from gateway.runner.running import RunningTurn
-from gateway.store.base import STORE_RETRY_SECONDS, Store, StoreUnavailable
+from gateway.store.base import Store, once_it_answers
 from providers import ApprovalRequest, Decision, Message, Provider, ProviderError
 from providers import Turn as ProviderTurn
 
@@ -138,11 +138,7 @@ class ProviderStreams:
         """What the provider is given, once the store can tell: till then nobody was asked anything."""
         running.deadlines.pause()
         try:
-            while True:
-                try:
-                    return await self._turn(running)
-                except StoreUnavailable:
-                    await asyncio.sleep(STORE_RETRY_SECONDS)
+            return await once_it_answers(lambda: self._turn(running))
         finally:
             running.deadlines.resume()
 

@@ -5,8 +5,9 @@ Every method is one transaction. Cancelling a call leaves the transaction either
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Protocol, TypeVar
 
 from gateway.errors import IdConflict, QueueFull, StoreUnavailable, WrongAgent
 from gateway.store.records import (
@@ -34,10 +35,29 @@ from gateway.store.records import (
 from notifications.outbox import OutboxStore
 from notifications.records import Device, Platform
 
-__all__ = ["STORE_RETRY_SECONDS", "IdConflict", "QueueFull", "Store", "StoreUnavailable", "WrongAgent"]
+__all__ = [
+    "STORE_RETRY_SECONDS",
+    "IdConflict",
+    "QueueFull",
+    "Store",
+    "StoreUnavailable",
+    "WrongAgent",
+    "once_it_answers",
+]
+
+Result = TypeVar("Result")
 
 STORE_RETRY_SECONDS = 0.5
 """Between two tries of what must be stored or read, while the database does not answer."""
+
+
+async def once_it_answers(ask: Callable[[], Awaitable[Result]]) -> Result:
+    """What `ask` returns; it is called again for as long as it raises `StoreUnavailable`."""
+    while True:
+        try:
+            return await ask()
+        except StoreUnavailable:
+            await asyncio.sleep(STORE_RETRY_SECONDS)
 
 
 class Store(Protocol):
